@@ -1,0 +1,1 @@
+"""Data modules over webdataset shards."""

@@ -1,0 +1,1 @@
+"""Multimodal mixture-of-experts transformers, trained with Lightning."""
