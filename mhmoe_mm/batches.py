@@ -1,7 +1,8 @@
 """The contract between data and tasks: one NamedTuple per kind of batch.
 
-A NamedTuple is the one typed record that survives collation, memory pinning and Lightning's copy to the device.
-Pixels stay uint8 until they are on the device; `normalized` turns them into what the networks read.
+A NamedTuple is the one typed record that survives collation, memory pinning and Lightning's copy to
+the device. Pixels stay uint8 until they are on the device; `normalized` turns them into what the
+networks read.
 """
 
 from typing import NamedTuple
@@ -18,7 +19,9 @@ class ImageBatch(NamedTuple):
     pixel: Tensor
     """uint8 (batch 3 height width)."""
     masked: Tensor
-    """bool (batch patches), row-major over the patch grid; true where the encoder must not see the patch."""
+    """bool (batch patches), row-major over the patch grid; true where the encoder must not see the
+    patch.
+    """
     key: list[str]
     """Where each sample came from: `shard/key`."""
 
@@ -58,5 +61,7 @@ class PretrainingBatch(NamedTuple):
 
 
 def normalized(pixel: Tensor, mean: float = 0.5, std: float = 0.5) -> Tensor:
-    """Pixels as the networks read them: uint8 (batch 3 height width) to float32, `(pixel / 255 - mean) / std`."""
+    """Pixels as the networks read them: uint8 (batch 3 height width) to float32, `(pixel / 255 -
+    mean) / std`.
+    """
     return (pixel.float() / 255 - mean) / std

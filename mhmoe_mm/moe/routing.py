@@ -1,20 +1,22 @@
 """What a router says: a `Plan` (who goes where) and a `Load` (what it cost).
 
-Both are values. Nothing is kept on modules, so activation recomputation, compilation and several forwards per step
-see the same numbers.
+Both are values. Nothing is kept on modules, so activation recomputation, compilation and several
+forwards per step see the same numbers.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mhmoe_mm.moe.scorers import Scorer
+
 
 class Kinds(NamedTuple):
-    """What each token is, so that loads can be told apart: image or text, or one language of many."""
+    """What each token is (image or text, or one language of many), to tell loads apart."""
 
     index: Int[Tensor, "*tokens"]
     """For each token the position of its kind in `names`."""
@@ -22,21 +24,21 @@ class Kinds(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A flat list of assignments: token `token[i]` goes to expert `expert[i]`, whose answer counts `weight[i]`.
+    """A flat list of assignments: token `token[i]` goes to expert `expert[i]` with `weight[i]`.
 
-    An assignment that is not carried out (padding, or beyond an expert's capacity) has `expert == num_experts` and
-    weight 0, so the list's length never depends on the data.
+    An assignment that is not carried out (padding, or beyond an expert's capacity) has
+    `expert == num_experts` and weight 0, so the list's length never depends on the data.
     """
 
     token: Int[Tensor, " assign"]
     expert: Int[Tensor, " assign"]
     weight: Float[Tensor, " assign"]
     per_token: int
-    """k, if the list holds exactly k assignments of token 0, then k of token 1, and so on; 0 if it has no such order."""
+    """k, if the list holds k assignments of token 0, then k of token 1, and so on; otherwise 0."""
 
 
 class Load(NamedTuple):
-    """What one layer routed: sums over tokens, so that loads of several forwards, steps or ranks simply add up."""
+    """What one layer routed: sums over tokens, so that loads of forwards, steps or ranks add up."""
 
     count: Float[Tensor, "kinds experts"]
     """Assignments carried out."""
@@ -57,39 +59,42 @@ class Load(NamedTuple):
 
     @property
     def balance(self) -> Float[Tensor, ""]:
-        """Load-balancing loss `E * sum_e mean(prob_e) * mean(first_e)`: 1 when uniform, E when one expert takes all.
+        """Load-balancing loss `E * sum_e mean(prob_e) * mean(first_e)`: 1 when uniform, E at worst.
 
-        Source: https://arxiv.org/abs/2404.15045, equation 10, with `t_p` read as a fraction, as the released code does.
+        Source: https://arxiv.org/abs/2404.15045, equation 10, with `t_p` read as a fraction, as the
+        released code does.
         """
         token = self.token.sum().clamp(min=1)
-        return len(self.first) * torch.dot(self.prob / token, self.first / token)
+        return len(self.first) * (self.prob / token * (self.first / token)).sum()
 
     @property
     def z_loss(self) -> Float[Tensor, ""]:
-        """Mean squared log-partition function of the router's logits (https://arxiv.org/abs/2202.08906)."""
+        """Mean squared log-partition of the router's logits (https://arxiv.org/abs/2202.08906)."""
         return self.square_logsumexp / self.token.sum().clamp(min=1)
 
     def detach(self) -> "Load":
         """The same numbers without their history."""
-        return Load(*(v.detach() if isinstance(v, Tensor) else v for v in self))
+        return self._replace(**{name: getattr(self, name).detach() for name in Load._fields[:-1]})
 
 
 def total_load(loads: Iterable[Load]) -> Load:
     """The load of several forwards of one layer; all must tell the same kinds apart."""
-    first, *rest = loads
+    total, *rest = loads
     for load in rest:
-        if load.names != first.names:
-            raise ValueError(f"Loads of kinds {first.names} and {load.names} do not add up.")
-    return Load(*(sum(v) if isinstance(v[0], Tensor) else v[0] for v in zip(first, *rest, strict=True)))
+        if load.names != total.names:
+            raise ValueError(f"Loads of kinds {total.names} and {load.names} do not add up.")
+        sums = {name: getattr(total, name) + getattr(load, name) for name in Load._fields[:-1]}
+        total = Load(**sums, names=total.names)
+    return total
 
 
 class Router(nn.Module, ABC):
-    """Decides for every token which experts read it. Abstract; each way of deciding is a final class."""
-
-    causal: ClassVar[bool] = True
-    """Whether a token's experts depend on that token and earlier ones only (a causal decoder asks)."""
+    """Decides for every token which experts read it. Abstract."""
 
     num_experts: int
+    scorer: Scorer
+    causal: bool = True
+    """Whether a token's experts depend on it and earlier tokens only; a causal decoder asks."""
 
     @abstractmethod
     def forward(
@@ -97,5 +102,75 @@ class Router(nn.Module, ABC):
     ) -> tuple[Plan, Load]:
         """Assign the tokens; those with `keep` false are padding: never assigned, never counted."""
 
-    def step(self, load: Load) -> None:  # noqa: B027 - most routers have nothing to do between steps
+    def step(self, load: Load) -> None:
         """Called once per optimizer step with the load of the whole step, summed over ranks."""
+        self.scorer.project()
+
+
+def nowhere_if_padding(
+    expert: Int[Tensor, "n k"], keep: Bool[Tensor, " n"] | None, num_experts: int
+) -> Int[Tensor, "n k"]:
+    """The same choices, with those of padding tokens sent to `num_experts`: nowhere."""
+    return expert if keep is None else torch.where(keep[:, None], expert, num_experts)
+
+
+def token_choice(
+    expert: Int[Tensor, "n k"],
+    gate: Float[Tensor, "n k"],
+    kept: Bool[Tensor, "n k"],
+    num_experts: int,
+) -> Plan:
+    """The plan in which token n goes to the k experts of row n, as far as `kept` says so."""
+    n, k = expert.shape
+    return Plan(
+        token=torch.arange(n, device=expert.device).repeat_interleave(k),
+        expert=torch.where(kept, expert, num_experts).flatten(),
+        weight=torch.where(kept, gate, 0.0).flatten(),
+        per_token=k,
+    )
+
+
+def measure(
+    plan: Plan,
+    wanted: Int[Tensor, "..."],
+    prob: Float[Tensor, "n experts"],
+    logits: Float[Tensor, "n experts"],
+    first: Int[Tensor, " n"],
+    keep: Bool[Tensor, " n"] | None,
+    kinds: Kinds | None,
+) -> Load:
+    """The load of a plan; `wanted` are the experts before any capacity, `first` each token's first
+    choice.
+
+    Nothing here waits for the device: all sizes are known beforehand.
+    """
+    n, num_experts = prob.shape
+    names = ("all",) if kinds is None else kinds.names
+    real = prob.new_ones(n) if keep is None else keep.to(prob.dtype)
+    kind = first.new_zeros(n) if kinds is None else kinds.index.to(first.dtype)
+    with torch.no_grad():
+        carried = _tally(kind[plan.token], plan.expert, len(names), num_experts)
+        asked = _tally(kind[plan.token], wanted.flatten(), len(names), num_experts)
+        token = real.new_zeros(len(names)).index_add_(0, kind, real)
+        of_first = real.new_zeros(num_experts).index_add_(0, first, real)
+    log_partition = logits.logsumexp(dim=1)
+    return Load(
+        count=carried,
+        dropped=(asked - carried).sum(dim=1),
+        token=token,
+        first=of_first,
+        prob=(prob * real[:, None]).sum(dim=0),  # a product would lose digits under autocast
+        entropy=(torch.special.entr(prob.detach()).sum(dim=1) * real).sum(),
+        square_logsumexp=(log_partition.square() * real).sum(),
+        names=names,
+    )
+
+
+def _tally(
+    kind: Int[Tensor, " assign"], expert: Int[Tensor, " assign"], num_kinds: int, num_experts: int
+) -> Float[Tensor, "kinds experts"]:
+    """How often each (kind, expert) occurs, leaving out `num_experts`: nowhere."""
+    cell = kind * (num_experts + 1) + expert
+    count = torch.zeros(num_kinds * (num_experts + 1), device=kind.device)
+    count.scatter_add_(0, cell, torch.ones_like(cell, dtype=count.dtype))
+    return count.view(num_kinds, num_experts + 1)[:, :num_experts]

@@ -1,0 +1,129 @@
+"""Images from bytes: uint8 (3 height width), the pixels that PIL gives, decoded by torchvision where
+that is exact and by PIL elsewhere.
+
+    JPEG, grey or RGB; PNG, 8-bit grey or RGB without transparency     torchvision
+    JPEG in CMYK, PNG with palette or transparency, WebP               PIL; transparency on white
+    PNG with 16 bits a channel, anything else                          refused
+
+The size is read from the header before a decoder sees the data: a small file may unfold into
+gigabytes. Orientation tags are not applied, as in PIL.
+"""
+
+import io
+import struct
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datamodules.errors import SampleError
+
+# Start-of-frame markers; C4, C8 and CC in their midst are something else.
+JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+PNG_GREY, PNG_RGB = 0, 2
+RGB_MODE = 3  # torchvision's ImageReadMode.RGB as its operators take it
+
+
+class Header(NamedTuple):
+    """What an image says of itself before it is decoded."""
+
+    kind: str
+    height: int
+    width: int
+    plain: bool
+    """Whether torchvision decodes it to PIL's pixels."""
+
+
+def decode_image(data: np.ndarray, max_pixels: int) -> Tensor:
+    """Pixels of a JPEG, PNG or WebP file (uint8 array of its bytes); `SampleError` when it is not
+    whole, not one of these, or larger than `max_pixels`.
+    """
+    header = read_header(data)
+    if header.height * header.width > max_pixels:
+        raise SampleError(
+            "pixels",
+            f"it has {header.width} x {header.height} = {header.width * header.height} pixels, "
+            f"limits.pixels allows {max_pixels}",
+        )
+    try:
+        if header.plain:
+            decode = getattr(torch.ops.image, f"decode_{header.kind}")
+            return decode(torch.from_numpy(data), RGB_MODE, False)
+        return _decode_with_pil(data)
+    except SampleError:
+        raise
+    except (RuntimeError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = str(error).splitlines()[0].rsplit(": ", 1)[-1].rsplit(", ", 1)[-1]
+        raise SampleError("decode", f"its {header.kind} data are damaged ({reason})") from error
+
+
+def read_header(data: np.ndarray) -> Header:
+    """Kind and size from the first bytes, whatever the file is called."""
+    head = data[:32].tobytes()
+    try:
+        if head.startswith(b"\xff\xd8"):
+            return _jpeg_header(data)
+        if head.startswith(b"\x89PNG\r\n\x1a\n"):
+            return _png_header(data, head)
+        if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+            return _webp_header(head)
+    except (IndexError, struct.error):
+        raise SampleError("decode", "it ends within its header") from None
+    raise SampleError("decode", "it is neither JPEG, PNG nor WebP")
+
+
+def _jpeg_header(data: np.ndarray) -> Header:
+    at = 2
+    while True:
+        while data[at] == 0xFF and data[at + 1] == 0xFF:  # padding before a marker
+            at += 1
+        if data[at] != 0xFF:
+            raise SampleError("decode", "its JPEG header is damaged")
+        marker = int(data[at + 1])
+        if marker in JPEG_FRAMES:
+            height, width, channels = struct.unpack(">HHB", data[at + 5 : at + 10].tobytes())
+            return Header("jpeg", height, width, plain=channels in (1, 3))
+        at += 2 + int(data[at + 2]) * 256 + int(data[at + 3])
+
+
+def _png_header(data: np.ndarray, head: bytes) -> Header:
+    width, height, depth, colour = struct.unpack(">IIBB", head[16:26])
+    if depth == 16:
+        raise SampleError("decode", "it is a PNG with 16 bits a channel: convert it to 8 bits")
+    plain = depth == 8 and colour in (PNG_GREY, PNG_RGB) and not _has_transparency(data)
+    return Header("png", height, width, plain)
+
+
+def _has_transparency(data: np.ndarray) -> bool:
+    """Whether a tRNS chunk comes before the pixels."""
+    at = 8
+    while at + 8 <= len(data):
+        length, name = struct.unpack(">I4s", data[at : at + 8].tobytes())
+        if name in (b"IDAT", b"tRNS"):
+            return name == b"tRNS"
+        at += 12 + length
+    return False
+
+
+def _webp_header(head: bytes) -> Header:
+    kind = head[12:16]
+    if kind == b"VP8X":
+        width, height = (1 + int.from_bytes(head[at : at + 3], "little") for at in (24, 27))
+    elif kind == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    else:
+        width, height = (side & 0x3FFF for side in struct.unpack("<HH", head[26:30]))
+    return Header("webp", height, width, plain=False)
+
+
+def _decode_with_pil(data: np.ndarray) -> Tensor:
+    with Image.open(io.BytesIO(data.tobytes()), formats=("JPEG", "PNG", "WEBP")) as image:
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        pixels = np.array(image.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -1,0 +1,107 @@
+"""Where shards lie: a folder, a glob, a brace pattern, one file, a URL, or a list of these."""
+
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from datamodules.members import ShardError
+
+MAX_SHARDS = 1_000_000
+BRACES = re.compile(r"\{([^{}]*)\}")
+RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+def expand_shards(shards: str | list[str], allow_pipe: bool = False) -> list[str]:
+    """Paths and URLs of all shards, sorted within each pattern.
+
+    Raises `ShardError` when a pattern matches nothing (and says what lies nearby), when a shard is
+    listed twice, and on `pipe:`, which would run a shell, unless `allow_pipe` is set.
+    """
+    patterns = [shards] if isinstance(shards, str) else list(shards)
+    found = [shard for pattern in patterns for shard in _expand(pattern, allow_pipe)]
+    if not found:
+        raise ShardError("The list of shards is empty.")
+    if len(set(found)) < len(found):
+        twice = next(shard for shard in found if found.count(shard) > 1)
+        raise ShardError(f"Shard {twice} is listed twice: each sample must count once an epoch.")
+    return found
+
+
+def scheme(shard: str) -> str:
+    """`http`, `s3`, `pipe`, ... of a URL; empty for a path."""
+    head, colon, _ = shard.partition(":")
+    return head.lower() if colon and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+", head) else ""
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """`{000..002}` as a range with leading zeros kept, `{a,b}` as alternatives; nested from inside."""
+    match = BRACES.search(pattern)
+    if match is None:
+        return [pattern]
+    if bounds := RANGE.fullmatch(match[1]):
+        first, last = int(bounds[1]), int(bounds[2])
+        if not 0 <= last - first < MAX_SHARDS:
+            raise ShardError(
+                f"The range {match[0]} of {pattern!r} must go up, and by less than {MAX_SHARDS}."
+            )
+        choices = [str(number).zfill(len(bounds[1])) for number in range(first, last + 1)]
+    else:
+        choices = match[1].split(",")
+    head, tail = pattern[: match.start()], pattern[match.end() :]
+    return [shard for choice in choices for shard in expand_braces(f"{head}{choice}{tail}")]
+
+
+def local_path(shard: str) -> Path | None:
+    """The path of a local shard, also of a `file:` URL; None for what must be fetched."""
+    kind = scheme(shard)
+    if kind == "":
+        return Path(shard)
+    return Path(urlsplit(shard).path) if kind == "file" else None
+
+
+def _expand(pattern: str, allow_pipe: bool) -> list[str]:
+    if scheme(pattern) == "pipe":
+        if allow_pipe:
+            return [pattern]
+        raise ShardError(
+            f"The shard {pattern!r} would run a shell command: `pipe:` is refused "
+            "unless streaming.allow_pipe is set."
+        )
+    if scheme(pattern) not in ("", "file"):
+        return expand_braces(pattern)
+    return [shard for part in expand_braces(pattern) for shard in _local(part, pattern)]
+
+
+def _local(part: str, pattern: str) -> list[str]:
+    path = local_path(part)
+    assert path is not None
+    if path.is_dir():
+        found = sorted(path.glob("*.tar"))
+    elif path.is_file():
+        found = [path]
+    else:
+        # The part of the path before the first wildcard is where the search starts.
+        fixed = [p for p in path.parts if not set("*?[") & set(p)]
+        depth = next((i for i, p in enumerate(path.parts) if set("*?[") & set(p)), None)
+        base = Path(*path.parts[:depth]) if depth else Path()
+        wild = depth is not None and len(fixed) < len(path.parts)
+        found = sorted(base.glob(str(Path(*path.parts[depth:])))) if wild else []
+        found = [shard for shard in found if shard.suffix == ".tar"]
+    if not found:
+        raise ShardError(f"No shards match {pattern!r}: {_nearby(path)}")
+    return [str(shard) for shard in found]
+
+
+def _nearby(path: Path) -> str:
+    """What exists where a pattern was looked for, as the end of a sentence."""
+    if path.is_dir():
+        content = sorted(p.name for p in path.iterdir())
+        place = f"the folder {path} holds"
+    else:
+        base = next((p for p in path.parents if p.is_dir()), Path())
+        content = sorted(p.name for p in base.iterdir() if not p.name.endswith(".index.json"))
+        place = (
+            f"the nearest folder that exists, {base.absolute() if base == Path() else base}, holds"
+        )
+    shown = ", ".join(content[:5]) + (f" and {len(content) - 5} more" if len(content) > 5 else "")
+    return f"{place} {shown or 'nothing'}."

@@ -1,0 +1,143 @@
+"""The forms in which expert statistics are told: records, table rows, logger names, warnings."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from mhmoe_mm.callbacks.expert_stats import ALL, KindStats, LayerStats, Usage
+
+
+class Row(NamedTuple):
+    """A line of the table that `ExpertActivation.summary` returns."""
+
+    layer: str
+    kind: str
+    activation: float
+    entropy_share: float
+    dead: int
+    max_over_mean: float
+    random_activation: float
+    random_max_over_mean: float
+
+
+def rows(layers: Sequence[LayerStats]) -> list[Row]:
+    """The table of a model: one row per layer and kind."""
+    return [
+        Row(
+            layer=stats.layer,
+            kind=kind.kind,
+            activation=kind.usage.activation,
+            entropy_share=kind.usage.entropy_share,
+            dead=int(kind.usage.dead),
+            max_over_mean=kind.usage.max_over_mean,
+            random_activation=kind.random.activation,
+            random_max_over_mean=kind.random.max_over_mean,
+        )
+        for stats in layers
+        for kind in stats.kinds
+    ]
+
+
+def as_record(stats: LayerStats, taus: Sequence[float]) -> dict[str, Any]:
+    """A layer's statistics as one JSON object."""
+    return {
+        "layer": stats.layer,
+        "experts": len(stats.overall.counts),
+        "balance": _number(stats.balance),
+        "z_loss": _number(stats.z_loss),
+        "router_entropy_share": _number(stats.router_entropy_share),
+        "kinds": {kind.kind: _kind_record(kind, taus) for kind in stats.kinds},
+    }
+
+
+def _kind_record(kind: KindStats, taus: Sequence[float]) -> dict[str, Any]:
+    assigned = max(sum(kind.counts), 1)
+    return {
+        "tokens": kind.token,
+        "count": kind.counts,
+        "load_share": [_number(count / assigned) for count in kind.counts],
+        "dropped_share": _number(kind.dropped_share),
+        "tau": _number(kind.tau),
+        **_usage_record(kind.usage, taus),
+        "random": _usage_record(kind.random, taus) | {"count": kind.random_counts},
+    }
+
+
+def _usage_record(use: Usage, taus: Sequence[float]) -> dict[str, Any]:
+    sweep = {f"{tau:g}": _number(share) for tau, share in zip(taus, use.sweep, strict=True)}
+    return {
+        name: sweep if name == "sweep" else _number(value) for name, value in use._asdict().items()
+    }
+
+
+def _number(value: float) -> float | None:
+    """JSON knows no NaN, which a diverged router does produce."""
+    return round(value, 6) if math.isfinite(value) else None
+
+
+def means(layers: Sequence[LayerStats]) -> dict[str, float]:
+    """Few numbers for a whole model: means over its layers."""
+    overall = [stats.overall for stats in layers]
+    kinds = dict.fromkeys(kind.kind for stats in layers for kind in stats.kinds)
+    seen = {
+        kind: [k.usage.activation for stats in layers for k in stats.kinds if k.kind == kind]
+        for kind in kinds
+        if kind != ALL
+    }
+    return {
+        "activation": _mean([k.usage.activation for k in overall]),
+        "activation_random": _mean([k.random.activation for k in overall]),
+        **{f"activation_{kind}": _mean(values) for kind, values in seen.items()},
+        "entropy_share": _mean([k.usage.entropy_share for k in overall]),
+        "max_over_mean": _mean([k.usage.max_over_mean for k in overall]),
+        "dead_share": _mean([k.usage.dead / len(k.counts) for k in overall]),
+        "dropped_share": _mean([k.dropped_share for k in overall]),
+        "balance": _mean([stats.balance for stats in layers]),
+        "router_entropy_share": _mean([stats.router_entropy_share for stats in layers]),
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def details(layers: Sequence[LayerStats], taus: Sequence[float]) -> dict[str, float]:
+    """Every number of every layer and kind, by its name in the logger."""
+    return {name: value for stats in layers for name, value in _details(stats, taus)}
+
+
+def _details(stats: LayerStats, taus: Sequence[float]) -> Iterator[tuple[str, float]]:
+    yield f"{stats.layer}/balance", stats.balance
+    yield f"{stats.layer}/z_loss", stats.z_loss
+    yield f"{stats.layer}/router_entropy_share", stats.router_entropy_share
+    for kind in stats.kinds:
+        place = f"{stats.layer}/{kind.kind}"
+        yield f"{place}/dropped_share", kind.dropped_share
+        for suffix, use in (("", kind.usage), ("_random", kind.random)):
+            yield f"{place}/activation{suffix}", use.activation
+            yield f"{place}/entropy_share{suffix}", use.entropy_share
+            yield f"{place}/dead{suffix}", use.dead
+            yield f"{place}/max_over_mean{suffix}", use.max_over_mean
+            for tau, share in zip(taus, use.sweep, strict=True):
+                yield f"{place}/activation{suffix}_above_{tau:g}", share
+
+
+def complaint(stats: LayerStats, overload: float) -> str | None:
+    """One line on what is wrong with a layer that random routing would not show, else None."""
+    seen, chance = stats.overall.usage, stats.overall.random
+    experts, faults = len(stats.overall.counts), []
+    if seen.dead > 0 and chance.dead < 0.1 * seen.dead:
+        faults.append(
+            f"{seen.dead:.0f} of {experts} experts got no token (random routing: {chance.dead:.1f})"
+        )
+    if seen.max_over_mean > max(overload, 1.5 * chance.max_over_mean):
+        faults.append(
+            f"the fullest expert got {seen.max_over_mean:.1f} even shares "
+            f"(random routing: {chance.max_over_mean:.1f})"
+        )
+    if not faults:
+        return None
+    return (
+        f"{stats.layer}: {' and '.join(faults)} over {stats.overall.token} tokens. Try a larger "
+        "balance weight, a longer warm-up or lower learning rate, or a BiasBalancedRouter."
+    )

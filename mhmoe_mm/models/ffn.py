@@ -1,0 +1,32 @@
+"""Dense feed-forward nets, called like sparse ones so that either fits any place of a block."""
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from mhmoe_mm.models.init import linear
+from mhmoe_mm.moe.routing import Kinds
+
+
+class GeluFFN(nn.Module):
+    """Two linear maps with a GELU between: `down(sub_norm(gelu(up(x))))`.
+
+    `hidden` is 4 × dim unless given. `sub_norm` is Magneto's second norm (https://arxiv.org/abs/2210.06423), which the
+    released BEiT-3 models have.
+    """
+
+    def __init__(self, dim: int, hidden: int | None = None, sub_norm: bool = True):
+        super().__init__()
+        hidden = 4 * dim if hidden is None else hidden
+        self.up = linear(dim, hidden)
+        self.sub_norm = nn.LayerNorm(hidden) if sub_norm else nn.Identity()
+        self.down = linear(hidden, dim)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch seq dim"],
+        keep: Bool[Tensor, "batch seq"] | None = None,
+        kinds: Kinds | None = None,
+    ) -> tuple[Float[Tensor, "batch seq dim"], None]:
+        """`keep` and `kinds` are for routers; a dense net treats all tokens alike and has no load."""
+        return self.down(self.sub_norm(F.gelu(self.up(x)))), None

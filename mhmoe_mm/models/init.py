@@ -1,0 +1,23 @@
+"""How the networks' own weights start: small and normal. Sparse layers start themselves and are never touched here.
+
+Truncated normal of standard deviation 0.02 for every matrix, embedding, position and the class and mask tokens; zero
+biases. The released code leaves positions at N(0, 1), which drowns the tokens of a network trained from scratch, and
+cuts its normal at one standard deviation, which halves it; neither is copied.
+"""
+
+from torch import Tensor, nn
+
+STD = 0.02
+
+
+def start_small(weight: Tensor) -> None:
+    """Fill in place from a normal of standard deviation 0.02, cut at twice that."""
+    nn.init.trunc_normal_(weight, std=STD, a=-2 * STD, b=2 * STD)
+
+
+def linear(dim_in: int, dim_out: int) -> nn.Linear:
+    """A linear map with bias that starts small."""
+    module = nn.Linear(dim_in, dim_out)
+    start_small(module.weight)
+    nn.init.zeros_(module.bias)
+    return module

@@ -1,0 +1,111 @@
+"""Layouts: what the layers of a multiway encoder are made of, and which of their parts image and text share.
+
+                    attention, its norms     feed-forward net and its norm               final norm
+    ReleasedLayout  image | text             image | text                                image | text
+    PaperLayout     shared                   image | text, and fused in the top layers   shared
+    SharedLayout    shared                   shared                                      shared
+
+The BEiT-3 paper (https://arxiv.org/abs/2208.10442) and the models released with it are different networks. The paper
+does not say where its norms stand or which are shared: here a norm belongs to what it feeds, so it is branched
+exactly as that is. A layout holds factories, no modules: it is asked once for every layer.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+from torch import nn
+
+from mhmoe_mm.models.attention import Attention
+from mhmoe_mm.models.block import Block
+from mhmoe_mm.models.branches import ALL_SHARED, BY_MODALITY, PAIRS_FUSED, Multiway, MultiwayFFN, Route
+from mhmoe_mm.models.ffn import GeluFFN
+
+
+class Layout(ABC):
+    """Says what layer i is made of. Abstract; each way of sharing is a final class.
+
+    `dense` and `sparse` build one feed-forward net from dim. Without `sparse` all layers are dense; with it every
+    `sparse_every`-th is sparse, in all its branches: layers 1, 3, 5, ... counted from 0 for the default of 2.
+    `sub_norm` puts Magneto's second norm into attention; feed-forward nets have a switch of their own.
+    """
+
+    attention_route: ClassVar[Route]
+    """Also the route of the final norm."""
+
+    def __init__(
+        self,
+        dense: Callable[[int], nn.Module] = GeluFFN,
+        sparse: Callable[[int], nn.Module] | None = None,
+        sparse_every: int = 2,
+        sub_norm: bool = True,
+    ):
+        if sparse_every < 1:
+            raise ValueError(
+                f"sparse_every is 1 (every layer is sparse) or more, got {sparse_every}: "
+                "for a network without sparse layers leave out `sparse`."
+            )
+        self.dense, self.sparse, self.sparse_every, self.sub_norm = dense, sparse, sparse_every, sub_norm
+
+    @abstractmethod
+    def ffn_route(self, layer: int, num_layers: int) -> Route:
+        """The branches of the feed-forward place of this layer."""
+
+    def block(self, layer: int, num_layers: int, dim: int, num_heads: int, drop_path: float) -> Block:
+        """Layer number `layer` of `num_layers`, counted from 0."""
+        sparse = self.sparse is not None and layer % self.sparse_every == self.sparse_every - 1
+        make = self.sparse if sparse else self.dense
+        ffn_route = self.ffn_route(layer, num_layers)
+        return Block(
+            attention_norm=Multiway(self.attention_route, lambda: nn.LayerNorm(dim)),
+            attention=Attention(dim, num_heads, self.attention_route, self.sub_norm),
+            ffn_norm=Multiway(ffn_route, lambda: nn.LayerNorm(dim)),
+            ffn=MultiwayFFN(ffn_route, lambda: make(dim)),
+            drop_path=drop_path,
+        )
+
+    def final_norm(self, dim: int) -> Multiway:
+        """What follows the last layer."""
+        return Multiway(self.attention_route, lambda: nn.LayerNorm(dim))
+
+
+class ReleasedLayout(Layout):
+    """As the released base and large models: image and text share nothing but the attention itself."""
+
+    attention_route = BY_MODALITY
+
+    def ffn_route(self, layer: int, num_layers: int) -> Route:
+        return BY_MODALITY
+
+
+class PaperLayout(Layout):
+    """As the paper's giant: attention is shared; in the top `fused_layers` layers a pair has a net of its own."""
+
+    attention_route = ALL_SHARED
+
+    def __init__(
+        self,
+        dense: Callable[[int], nn.Module] = GeluFFN,
+        sparse: Callable[[int], nn.Module] | None = None,
+        sparse_every: int = 2,
+        sub_norm: bool = True,
+        fused_layers: int = 3,
+    ):
+        super().__init__(dense, sparse, sparse_every, sub_norm)
+        self.fused_layers = fused_layers
+
+    def ffn_route(self, layer: int, num_layers: int) -> Route:
+        if not 0 <= self.fused_layers <= num_layers:
+            raise ValueError(
+                f"fused_layers is between 0 and num_layers={num_layers}, got {self.fused_layers}."
+            )
+        return PAIRS_FUSED if layer >= num_layers - self.fused_layers else BY_MODALITY
+
+
+class SharedLayout(Layout):
+    """One attention and one feed-forward net, or one pool of experts, for both modalities."""
+
+    attention_route = ALL_SHARED
+
+    def ffn_route(self, layer: int, num_layers: int) -> Route:
+        return ALL_SHARED

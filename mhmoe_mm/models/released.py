@@ -1,0 +1,71 @@
+"""How the released BEiT-3 models name and shape their backbone weights, against ours (`ReleasedLayout`, dense).
+
+Names and one resize only: files, prefixes (`beit3.`) and heads are the importer's business.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from mhmoe_mm.models.embeddings import UNUSED_ROWS
+
+_ONCE = {
+    "text_embed.weight": "text_embedding.token.weight",
+    "vision_embed.mask_token": "image_embedding.mask",
+    "vision_embed.cls_token": "image_embedding.cls",
+    "vision_embed.proj.weight": "image_embedding.patch.weight",
+    "vision_embed.proj.bias": "image_embedding.patch.bias",
+    "encoder.embed_positions.A.weight": "image_embedding.position",
+    "encoder.embed_positions.B.weight": "text_embedding.position",
+}
+_BRANCHES = {"A": "image", "B": "text"}
+_PER_BRANCH = {
+    "self_attn.q_proj.{}": "attention.query.{}",
+    "self_attn.k_proj.{}": "attention.key.{}",
+    "self_attn.v_proj.{}": "attention.value.{}",
+    "self_attn.out_proj.{}": "attention.out.{}",
+    "self_attn.inner_attn_ln.{}": "attention.sub_norm.{}",
+    "self_attn_layer_norm.{}": "attention_norm.{}",
+    "final_layer_norm.{}": "ffn_norm.{}",
+    "ffn.{}.fc1": "ffn.{}.up",
+    "ffn.{}.ffn_layernorm": "ffn.{}.sub_norm",
+    "ffn.{}.fc2": "ffn.{}.down",
+}
+
+
+def our_names(num_layers: int, normalize_output: bool = True) -> dict[str, str]:
+    """From every released backbone name to our name of the same weight; one to one."""
+    modules = {
+        f"encoder.layers.{layer}.{theirs}": f"blocks.{layer}.{ours}"
+        for layer in range(num_layers)
+        for theirs, ours in _PER_BRANCH.items()
+    }
+    if normalize_output:
+        modules["encoder.layer_norm.{}"] = "norm.{}"
+    return _ONCE | {
+        f"{theirs.format(letter)}.{kind}": f"{ours.format(branch)}.{kind}"
+        for theirs, ours in modules.items()
+        for letter, branch in _BRANCHES.items()
+        for kind in ("weight", "bias")
+    }
+
+
+def resize_positions(
+    table: Float[Tensor, "rows dim"], patches_per_side: int
+) -> Float[Tensor, "new_rows dim"]:
+    """An image position table for another square grid of patches, in float32.
+
+    The unused rows and the class token's stay; the patches' are interpolated bicubically, as the released code does.
+    """
+    table = table.float()
+    first, patches = table[: UNUSED_ROWS + 1], table[UNUSED_ROWS + 1 :]
+    side = round(len(patches) ** 0.5)
+    if side**2 != len(patches):
+        raise ValueError(
+            f"A position table of {len(table)} rows leaves {len(patches)} for patches, which is not a square grid."
+        )
+    grid = rearrange(patches, "(h w) d -> 1 d h w", h=side)
+    grid = F.interpolate(grid, (patches_per_side, patches_per_side), mode="bicubic", align_corners=False)
+    return torch.cat([first, rearrange(grid, "1 d h w -> (h w) d")])

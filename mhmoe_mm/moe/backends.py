@@ -1,0 +1,143 @@
+"""Ways to send rows through their experts: the same weights, the same answer, another speed.
+
+A backend knows nothing of what an expert computes. It shows the expert's form a block of rows and a
+`Rows` that can multiply every row with its own expert's matrix:
+
+    LoopBackend      one expert after the other; the oracle that the others are tested against
+    GroupedBackend   rows sorted by expert, one grouped matrix product for all of them
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mhmoe_mm.moe.dispatch import Layout, combine, dispatch
+from mhmoe_mm.moe.routing import Plan
+
+
+class Rows(ABC):
+    """The experts' parameters as rows see them. Abstract."""
+
+    @abstractmethod
+    def product(
+        self, row: Float[Tensor, "rows a"], weight: Float[Tensor, "experts a b"]
+    ) -> Float[Tensor, "rows b"]:
+        """Every row times its expert's matrix."""
+
+    @abstractmethod
+    def vector(self, each: Float[Tensor, "experts a"]) -> Float[Tensor, "#rows a"]:
+        """Every row's own expert's vector (a bias, the scale of a norm)."""
+
+
+Form = Callable[[Tensor, Rows], Tensor]
+"""What an expert computes: rows (rows width) and their experts' parameters to (rows width)."""
+
+
+class Backend(ABC):
+    """Carries out a plan. Abstract."""
+
+    @abstractmethod
+    def __call__(
+        self, token: Float[Tensor, "n width"], plan: Plan, num_experts: int, form: Form
+    ) -> Float[Tensor, "n width"]:
+        """For every token the weighted sum of its experts' answers; zero where it has no expert."""
+
+
+class LoopBackend(Backend):
+    """One expert after the other. Slow beyond a few experts, and easy to believe."""
+
+    def __call__(
+        self, token: Float[Tensor, "n width"], plan: Plan, num_experts: int, form: Form
+    ) -> Float[Tensor, "n width"]:
+        mixed = torch.zeros_like(token)
+        for expert in range(num_experts):
+            mine = (plan.expert == expert).nonzero().squeeze(1)
+            answer = form(token[plan.token[mine]], _OneExpert(expert))
+            weight = plan.weight[mine, None].to(answer.dtype)
+            mixed = mixed.index_add(0, plan.token[mine], answer * weight)
+        return mixed
+
+
+class _OneExpert(Rows):
+    def __init__(self, expert: int):
+        self.expert = expert
+
+    def product(
+        self, row: Float[Tensor, "rows a"], weight: Float[Tensor, "experts a b"]
+    ) -> Float[Tensor, "rows b"]:
+        return row @ weight[self.expert]
+
+    def vector(self, each: Float[Tensor, "experts a"]) -> Float[Tensor, "#rows a"]:
+        return each[self.expert, None]
+
+
+class GroupedBackend(Backend):
+    """Rows sorted by expert, every expert's block padded to a multiple of `block` rows, one grouped
+    product.
+
+    The number of rows is fixed beforehand (assignments + experts * (block - 1)), so nothing waits
+    for the device and nothing recompiles. Aligned blocks give the matrix library few distinct
+    shapes: on CPU that is twice as fast. Widths that are not a multiple of 16 bytes are padded with
+    zeros for the product.
+    """
+
+    def __init__(self, block: int = 32):
+        if block < 1:
+            raise ValueError(f"block is a positive number of rows, got {block}.")
+        self.block = block
+
+    def __call__(
+        self, token: Float[Tensor, "n width"], plan: Plan, num_experts: int, form: Form
+    ) -> Float[Tensor, "n width"]:
+        layout = Layout.of(plan, len(token), num_experts, self.block)
+        row = dispatch(token, layout)
+        answer = form(row, _Grouped(layout.end, layout.expert, num_experts))
+        return combine(answer, layout)
+
+
+class _Grouped(Rows):
+    """Blocks of rows; those behind the last block belong to nobody and hold whatever the memory
+    held.
+    """
+
+    def __init__(
+        self, end: Int[Tensor, " experts"], expert: Int[Tensor, " rows"], num_experts: int
+    ):
+        self.end, self.expert, self.num_experts = end, expert, num_experts
+
+    def product(
+        self, row: Float[Tensor, "rows a"], weight: Float[Tensor, "experts a b"]
+    ) -> Float[Tensor, "rows b"]:
+        out = weight.shape[2]
+        row_gap, out_gap = (-size % (16 // row.element_size()) for size in (weight.shape[1], out))
+        if row_gap or out_gap:
+            row, weight = F.pad(row, (0, row_gap)), F.pad(weight, (0, out_gap, 0, row_gap))
+        return _GroupedProduct.apply(row.contiguous(), weight, self.end)[:, :out]
+
+    def vector(self, each: Float[Tensor, "experts a"]) -> Float[Tensor, "#rows a"]:
+        # One row more for nobody's rows, so that whatever they hold stays out of the experts'
+        # gradients.
+        return F.pad(each, (0, 0, 0, 1)).index_select(0, self.expert)
+
+
+class _GroupedProduct(torch.autograd.Function):
+    """`grouped_mm` whose backward accepts any gradient layout (the CPU kernel refuses expanded
+    strides).
+    """
+
+    @staticmethod
+    def forward(ctx, row: Tensor, weight: Tensor, end: Tensor) -> Tensor:
+        ctx.save_for_backward(row, weight, end)
+        return F.grouped_mm(row, weight, offs=end)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        row, weight, end = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_row = F.grouped_mm(grad, weight.transpose(1, 2), offs=end)
+        grad_weight = F.grouped_mm(row.T, grad, offs=end)
+        return grad_row, grad_weight, None

@@ -1,0 +1,1 @@
+"""Build image-text shards: `python -m tools.build_shards SUBCOMMAND ...`; see docs/shards.md."""
