@@ -124,20 +124,30 @@ class _Grouped(Rows):
         return F.pad(each, (0, 0, 0, 1)).index_select(0, self.expert)
 
 
+@torch.library.custom_op("mhmoe_mm::grouped_mm", mutates_args=())
+def _grouped_mm(a: Tensor, b: Tensor, end: Tensor) -> Tensor:
+    """torch's grouped product as an operator of ours: its own shape rule knows bfloat16 only."""
+    return F.grouped_mm(a, b, offs=end)
+
+
+@_grouped_mm.register_fake
+def _(a: Tensor, b: Tensor, end: Tensor) -> Tensor:
+    if b.ndim == 3:  # rows by expert (rows a) x (experts a b) -> (rows b)
+        return a.new_empty(a.shape[0], b.shape[2])
+    return a.new_empty(len(end), a.shape[0], b.shape[1])  # (a rows) x (rows b) -> (experts a b)
+
+
 class _GroupedProduct(torch.autograd.Function):
-    """`grouped_mm` whose backward accepts any gradient layout (the CPU kernel refuses expanded
-    strides).
-    """
+    """A grouped product whose backward accepts any gradient layout (CPU refuses strides of 0)."""
 
     @staticmethod
     def forward(ctx, row: Tensor, weight: Tensor, end: Tensor) -> Tensor:
         ctx.save_for_backward(row, weight, end)
-        return F.grouped_mm(row, weight, offs=end)
+        return _grouped_mm(row, weight, end)
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         row, weight, end = ctx.saved_tensors
         grad = grad.contiguous()
-        grad_row = F.grouped_mm(grad, weight.transpose(1, 2), offs=end)
-        grad_weight = F.grouped_mm(row.T, grad, offs=end)
-        return grad_row, grad_weight, None
+        grad_row = _grouped_mm(grad, weight.transpose(1, 2), end)
+        return grad_row, _grouped_mm(row.T, grad, end), None

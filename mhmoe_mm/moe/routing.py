@@ -18,7 +18,7 @@ from mhmoe_mm.moe.scorers import Scorer
 class Kinds(NamedTuple):
     """What each token is (image or text, or one language of many), to tell loads apart."""
 
-    index: Int[Tensor, "*tokens"]
+    index: Int[Tensor, "*tokens"]  # pyright: ignore[reportIncompatibleMethodOverride]
     """For each token the position of its kind in `names`."""
     names: tuple[str, ...]
 
@@ -40,7 +40,7 @@ class Plan(NamedTuple):
 class Load(NamedTuple):
     """What one layer routed: sums over tokens, so that loads of forwards, steps or ranks add up."""
 
-    count: Float[Tensor, "kinds experts"]
+    count: Float[Tensor, "kinds experts"]  # pyright: ignore[reportIncompatibleMethodOverride]
     """Assignments carried out."""
     dropped: Float[Tensor, " kinds"]
     """Assignments refused because an expert was full."""
