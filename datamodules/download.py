@@ -7,9 +7,9 @@ A cached file is named by the sha256 of its URL, never by its file name: `train/
 import contextlib
 import fcntl
 import hashlib
+import http.client
 import os
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +31,7 @@ def index_url(url: str) -> str:
 
 @contextlib.contextmanager
 def open_stream(shard: str) -> Iterator[BinaryIO]:
-    """A local or remote file as a stream of bytes; `ShardError` names it when it cannot be opened."""
+    """A local or remote file as a stream of bytes; `ShardError` names it when reading fails."""
     try:
         with contextlib.ExitStack() as stack:
             if path := local_path(shard):
@@ -41,7 +41,7 @@ def open_stream(shard: str) -> Iterator[BinaryIO]:
             else:
                 stream = stack.enter_context(_fsspec_open(shard))
             yield cast(BinaryIO, stream)
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, http.client.HTTPException) as error:
         raise ShardError(f"Shard {shard} cannot be read: {error}.") from error
 
 

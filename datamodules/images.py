@@ -1,5 +1,6 @@
-"""Images from bytes: uint8 (3 height width), the pixels that PIL gives, decoded by torchvision where
-that is exact and by PIL elsewhere.
+"""Images from bytes: uint8 (3 height width) with the pixels that PIL gives.
+
+Where torchvision decodes to the same pixels it is used, for it is faster:
 
     JPEG, grey or RGB; PNG, 8-bit grey or RGB without transparency     torchvision
     JPEG in CMYK, PNG with palette or transparency, WebP               PIL; transparency on white
@@ -17,13 +18,14 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg, decode_png
 
 from datamodules.errors import SampleError
 
 # Start-of-frame markers; C4, C8 and CC in their midst are something else.
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PNG_GREY, PNG_RGB = 0, 2
-RGB_MODE = 3  # torchvision's ImageReadMode.RGB as its operators take it
+DECODERS = {"jpeg": decode_jpeg, "png": decode_png}
 
 
 class Header(NamedTuple):
@@ -49,8 +51,7 @@ def decode_image(data: np.ndarray, max_pixels: int) -> Tensor:
         )
     try:
         if header.plain:
-            decode = getattr(torch.ops.image, f"decode_{header.kind}")
-            return decode(torch.from_numpy(data), RGB_MODE, False)
+            return DECODERS[header.kind](torch.from_numpy(data), mode=ImageReadMode.RGB)
         return _decode_with_pil(data)
     except SampleError:
         raise

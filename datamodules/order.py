@@ -119,8 +119,8 @@ class Schedule:
         return [divmod(row, total) for row in rows]
 
 
-def evaluation_places(step: int, total: int, batch_size: int, rank: int, world: int) -> list[int]:
-    """Places of a rank's rows in a pass that sees each sample once; from `total` on, padding."""
+def evaluation_places(step: int, batch_size: int, rank: int, world: int) -> list[int]:
+    """Places of a rank's rows in a pass that sees each sample once; beyond the last, padding."""
     start = step * batch_size * world
     return list(range(start + rank, start + batch_size * world, world))
 

@@ -1,6 +1,7 @@
-"""Where shards lie: a folder, a glob, a brace pattern, one file, a URL, or a list of these."""
+"""Where the samples of each part of a batch come from, and which shards that means."""
 
 import re
+from dataclasses import dataclass, fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -9,6 +10,54 @@ from datamodules.members import ShardError
 MAX_SHARDS = 1_000_000
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the samples of one part of a batch come from.
+
+    Args:
+        shards: a folder, a glob, a brace pattern, a file, a URL, or a list of these.
+        batch_size: samples of this part a step on each rank.
+        languages: codes; a caption of `.json` in one of them is drawn. None: a line of `.txt`.
+        max_tokens: longest text, `<s>` and `</s>` included.
+    """
+
+    shards: str | list[str]
+    batch_size: int
+    languages: list[str] | None = None
+    max_tokens: int = 64
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}.")
+        if self.max_tokens < 3:
+            raise ValueError(
+                f"max_tokens must be at least 3 (<s>, one token, </s>), got {self.max_tokens}."
+            )
+        if self.languages == []:
+            raise ValueError("languages must name at least one language, or be null for .txt.")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The parts of a batch, in the order in which they define the epoch; None leaves one out.
+
+    Several parts may come from the same shards: images and captions of pairs on their own.
+    """
+
+    pair: Source | None = None
+    image: Source | None = None
+    text: Source | None = None
+
+    def __post_init__(self):
+        if not self.present():
+            raise ValueError("At least one of pair, image and text must have a source.")
+
+    def present(self) -> dict[str, Source]:
+        """The sources that are there, by part; the first one defines the epoch."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {part: source for part, source in parts.items() if source is not None}
 
 
 def expand_shards(shards: str | list[str], allow_pipe: bool = False) -> list[str]:
@@ -34,7 +83,7 @@ def scheme(shard: str) -> str:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """`{000..002}` as a range with leading zeros kept, `{a,b}` as alternatives; nested from inside."""
+    """`{000..002}` as a range with its leading zeros, `{a,b}` as alternatives; also nested."""
     match = BRACES.search(pattern)
     if match is None:
         return [pattern]

@@ -14,8 +14,8 @@ class Prediction(NamedTuple):
 
     loss: Float[Tensor, ""]
     """Mean over the predicted rows, in nats; 0, with a gradient of 0, where no row is predicted."""
-    correct: Int[Tensor, ""]
-    """Predicted rows whose largest logit is the target's."""
+    correct: Int[Tensor, ""] | None
+    """Predicted rows whose largest logit is the target's; None where nothing is right or wrong."""
     predicted: Int[Tensor, ""]
     """Rows that have a target."""
 

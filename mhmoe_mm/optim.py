@@ -34,8 +34,8 @@ _FUSED = {"cpu", "cuda", "mps", "xpu"}
 def layer_ids(names: Sequence[str]) -> list[int]:
     """How deep each parameter sits: embeddings 0, block i at i + 1, the rest behind the last block.
 
-    Read from the names, as the released BEiT-3 code does: `blocks.<i>.` or `layers.<i>.` is a block,
-    and what else has `embed` in it an embedding.
+    Read from the names, as the released BEiT-3 code does: `blocks.<i>.` or `layers.<i>.` is a
+    block, and what else has `embed` in it an embedding.
     """
     block = [_BLOCK.search(name) for name in names]
     last = max((int(found[1]) for found in block if found), default=-1) + 2

@@ -124,7 +124,8 @@ def usage(count: Tensor, num_token: int, taus: Sequence[float]) -> Usage:
     count = count.double()
     experts = count.shape[1]
     total = count.sum(dim=1, keepdim=True).clamp(min=1)
-    sweep = [(count > tau * num_token).double().mean().item() for tau in taus]
+    # Counts are whole: the margin only keeps rounding from deciding when one is exactly at tau.
+    sweep = [(count > tau * num_token + 1e-6).double().mean().item() for tau in taus]
     entropy = -torch.xlogy(count / total, count / total).sum(dim=1).mean().item()
     return Usage(
         activation=sweep[0],

@@ -13,11 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 
 from mhmoe_mm.callbacks.expert_stats import KindStats, LayerStats
 
-_COLOURS = "cividis"  # reads the same with colour-blind eyes, and its brightness rises evenly
-_TOP = 3.0  # even shares; beyond it the colour stays the same
+_COLOURS = "viridis"  # readable with colour-blind eyes and in grey: its brightness rises evenly
+_TOP = 2.0  # even shares; beyond it the colour stays the same
 _ROW, _COLUMN = 0.28, 0.3  # inches
 
 
@@ -57,6 +58,7 @@ def _panel(axis: Axes, name: str, panel: Sequence[tuple[str, KindStats]], width:
     axis.scatter(dead_column, dead_row, marker="x", s=18, color="white", linewidths=1)
     axis.axhline(len(panel) - 0.5, color="white", linewidth=3)
     axis.set_title(f"{name}: {max(kind.token for _, kind in panel)} tokens a layer", loc="left")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_yticks(range(len(counts)), [*(layer for layer, _ in panel), "random routing"])
     right = axis.secondary_yaxis("right")
     right.set_yticks(range(len(counts)), [*(_remark(kind) for _, kind in panel), ""])

@@ -1,4 +1,7 @@
-"""Self-attention over the whole sequence, image and text together; only its projections may differ by modality."""
+"""Self-attention over the whole sequence, image and text together.
+
+Only the projections may differ by modality.
+"""
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -10,14 +13,14 @@ from mhmoe_mm.models.init import linear
 
 
 class Attention(nn.Module):
-    """Multi-head attention whose projections (and second norm, if `sub_norm`) are branched by `route`."""
+    """Multi-head attention; projections, and the second norm if `sub_norm`, branched by `route`."""
 
     def __init__(self, dim: int, num_heads: int, route: Route, sub_norm: bool = True):
         super().__init__()
         if dim % num_heads:
             raise ValueError(
-                f"Attention cuts dim={dim} into num_heads={num_heads} equal heads, and {dim} / {num_heads} is not "
-                "whole: choose num_heads among the divisors of dim."
+                f"Attention cannot cut dim={dim} into num_heads={num_heads} equal heads: "
+                "choose num_heads among the divisors of dim."
             )
         self.num_heads = num_heads
         self.query = Multiway(route, lambda: linear(dim, dim))
@@ -32,7 +35,7 @@ class Attention(nn.Module):
         split: int,
         mask: Bool[Tensor, "#batch #heads #seq seq"] | None,
     ) -> Float[Tensor, "batch seq dim"]:
-        """`mask` is true where a query (third axis) may look at a key (fourth axis); None lets all see all."""
+        """`mask` is true where a query (third axis) may look at a key (fourth); None: anywhere."""
         query, key, value = (
             rearrange(project(x, split), "b s (h w) -> b h s w", h=self.num_heads)
             for project in (self.query, self.key, self.value)

@@ -6,7 +6,8 @@
                                                          v               v
                                                        loads           loads
 
-Source: https://arxiv.org/abs/2208.10442; `multiway.py` tells the paper's network from the released ones.
+Source: https://arxiv.org/abs/2208.10442; `multiway.py` tells the paper's network from the released
+ones.
 """
 
 from typing import NamedTuple
@@ -34,7 +35,10 @@ class Encoded(NamedTuple):
 
 
 class BEiT3(nn.Module):
-    """A multiway encoder; its `layout` says what its layers are made of. `drop_path` grows linearly from 0 to this."""
+    """A multiway encoder; its `layout` says what its layers are made of.
+
+    `drop_path` is the last layer's rate; the rates grow linearly from 0.
+    """
 
     def __init__(
         self,
@@ -53,9 +57,10 @@ class BEiT3(nn.Module):
         self.dim, self.vocab_size = dim, vocab_size
         self.image_embedding = ImageEmbedding(image_size, patch_size, dim)
         self.text_embedding = TextEmbedding(vocab_size, max_text, dim)
+        rates = torch.linspace(0, drop_path, num_layers, device="cpu").tolist()
         self.blocks = nn.ModuleList(
-            layout.block(layer, num_layers, dim, num_heads, drop_path * layer / max(num_layers - 1, 1))
-            for layer in range(num_layers)
+            layout.block(layer, num_layers, dim, num_heads, rate)
+            for layer, rate in enumerate(rates)
         )
         self.norm = layout.final_norm(dim) if normalize_output else None
 
@@ -71,7 +76,8 @@ class BEiT3(nn.Module):
         Args:
             image: normalised pixels, or None for texts alone.
             text: token ids below `vocab_size`, or None for images alone.
-            pad: true where `text` is padding, which no token looks at and no expert receives; None for no padding.
+            pad: true where `text` is padding, which no token looks at and no expert receives;
+                None where there is none.
             masked: true where the network must not see the patch; None to see all.
 
         Raises:
@@ -119,7 +125,10 @@ def check_together(
     if text is not None and pad is not None:
         if pad.shape != text.shape:
             raise ValueError(
-                f"`pad` has one value per token, so the shape {tuple(text.shape)} of the text, got {tuple(pad.shape)}."
+                f"`pad` has one value per token, so the shape {tuple(text.shape)} of the text, "
+                f"got {tuple(pad.shape)}."
             )
         if pad.dtype != torch.bool:
-            raise ValueError(f"`pad` is a bool, true at padding, got {pad.dtype}: use `pad.bool()`.")
+            raise ValueError(
+                f"`pad` is a bool, true at padding, got {pad.dtype}: use `pad.bool()`."
+            )

@@ -1,4 +1,7 @@
-"""One layer of a transformer: attention, then a feed-forward net, each behind a norm and beside a residual path."""
+"""One layer of a transformer: attention, then a feed-forward net.
+
+Each stands behind a norm and beside a residual path.
+"""
 
 from jaxtyping import Bool, Float
 from timm.layers import DropPath
@@ -10,9 +13,10 @@ from mhmoe_mm.moe.routing import Kinds, Load
 
 
 class Block(nn.Module):
-    """`x + attention(norm(x))`, then `x + ffn(norm(x))`; training leaves out either sum with probability `drop_path`.
+    """`x + attention(norm(x))`, then `x + ffn(norm(x))`.
 
-    Returns its output and the loads of its sparse feed-forward nets by branch; keeps nothing.
+    While training, a sample leaves out either summand with probability `drop_path`. Returns its
+    output and the loads of its sparse feed-forward nets by branch; keeps nothing.
     """
 
     def __init__(

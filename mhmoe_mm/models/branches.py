@@ -1,8 +1,9 @@
 """Branches: several modules in one place of a network, of which every token passes exactly one.
 
-A sequence is always `[image ; text]`. `split`, the number of image tokens in front, says all there is to say: 0 for a
-text, the whole length for an image, something between for a pair. It is an argument of every call and never kept on a
-module, so forwards of images, texts and pairs may follow each other in any order, be recomputed and be compiled.
+A sequence is always `[image ; text]`. `split`, the number of image tokens in front, says all there
+is to say: 0 for a text, the whole length for an image, something between for a pair. It is an
+argument of every call and never kept on a module, so forwards of images, texts and pairs may follow
+each other in any order, be recomputed and be compiled.
 """
 
 from collections.abc import Callable
@@ -61,13 +62,15 @@ class Multiway(nn.ModuleDict):
         super().__init__({branch: make() for branch in route.branches})
         self.route = route
 
-    def forward(self, x: Float[Tensor, "batch seq dim"], split: int) -> Float[Tensor, "batch seq out"]:
+    def forward(
+        self, x: Float[Tensor, "batch seq dim"], split: int
+    ) -> Float[Tensor, "batch seq out"]:
         parts = self.route.parts(split, x.shape[1])
         return _joined([self[branch](x[:, part]) for branch, part in parts])
 
 
 class MultiwayFFN(nn.ModuleDict):
-    """One feed-forward net per branch, dense or sparse; the loads of the sparse ones come back under their branch."""
+    """One feed-forward net per branch, dense or sparse; loads come back by branch."""
 
     def __init__(self, route: Route, make: Callable[[], nn.Module]):
         super().__init__({branch: make() for branch in route.branches})

@@ -1,7 +1,7 @@
 """From pixels and token ids to vectors with positions.
 
-Position tables begin with two rows that nothing reads, and an image's third row is the class token's: the shape of
-the released models' tables.
+Position tables begin with two rows that nothing reads, and an image's third row is the class
+token's: the shape of the released models' tables.
 """
 
 import torch
@@ -16,14 +16,14 @@ UNUSED_ROWS = 2
 
 
 class ImageEmbedding(nn.Module):
-    """A class token, then the patches row by row; a masked patch is the mask token, at its own position."""
+    """A class token, then the patches row by row; a masked one is the mask token at its place."""
 
     def __init__(self, image_size: int, patch_size: int, dim: int):
         super().__init__()
         if image_size % patch_size:
             raise ValueError(
-                f"Images of {image_size} × {image_size} pixels do not divide into patches of {patch_size} × "
-                f"{patch_size}: choose image_size as a multiple of patch_size."
+                f"Images of {image_size}x{image_size} pixels do not divide into patches of "
+                f"{patch_size}x{patch_size}: choose image_size as a multiple of patch_size."
             )
         self.image_size = image_size
         self.num_patches = (image_size // patch_size) ** 2
@@ -41,28 +41,38 @@ class ImageEmbedding(nn.Module):
         image: Float[Tensor, "batch 3 height width"],
         masked: Bool[Tensor, "batch_masked patches"] | None = None,
     ) -> Float[Tensor, "batch seq dim"]:
+        if image.ndim != 4 or image.shape[1] != 3:
+            raise ValueError(
+                f"Images have the shape (batch, 3, height, width), got {tuple(image.shape)}."
+            )
         batch, _, height, width = image.shape
         if (height, width) != (self.image_size, self.image_size):
             raise ValueError(
-                f"The network reads images of {self.image_size} × {self.image_size} pixels, got {height} × {width}: "
-                "resize the images, or build the network with that image_size."
+                f"The network reads images of {self.image_size}x{self.image_size} pixels, "
+                f"got {height}x{width}: resize them, or build the network with that image_size."
             )
         x = rearrange(self.patch(image), "b d h w -> b (h w) d")
         if masked is not None:
             if masked.shape != (batch, self.num_patches):
                 raise ValueError(
-                    f"`masked` says for each of {batch} images and {self.num_patches} patches whether it is masked, "
-                    f"so its shape is ({batch}, {self.num_patches}), got {tuple(masked.shape)}."
+                    f"`masked` has one value per image and patch, so its shape is "
+                    f"({batch}, {self.num_patches}), got {tuple(masked.shape)}."
                 )
             if masked.dtype != torch.bool:
-                raise ValueError(f"`masked` is a bool, true where masked, got {masked.dtype}: use `masked.bool()`.")
+                raise ValueError(
+                    f"`masked` is a bool, true where masked, got {masked.dtype}: use masked.bool()."
+                )
             x = torch.where(masked[..., None], self.mask, x)
         cls = self.cls.expand(batch, -1, -1)
         return torch.cat([cls, x], dim=1) + self.position[UNUSED_ROWS:]
 
 
 class TextEmbedding(nn.Module):
-    """One vector per token. An id outside the vocabulary is an error of the lookup itself, on a GPU a late one."""
+    """One vector per token.
+
+    Ids are not compared with `vocab_size`, which would make a GPU wait: one outside of it is an
+    error of the lookup itself, and on a GPU a late one.
+    """
 
     def __init__(self, vocab_size: int, max_text: int, dim: int):
         super().__init__()

@@ -11,8 +11,8 @@ from mhmoe_mm.moe.routing import Kinds
 class GeluFFN(nn.Module):
     """Two linear maps with a GELU between: `down(sub_norm(gelu(up(x))))`.
 
-    `hidden` is 4 × dim unless given. `sub_norm` is Magneto's second norm (https://arxiv.org/abs/2210.06423), which the
-    released BEiT-3 models have.
+    `hidden` is 4 × dim unless given. `sub_norm` is Magneto's second norm
+    (https://arxiv.org/abs/2210.06423), which the released BEiT-3 models have.
     """
 
     def __init__(self, dim: int, hidden: int | None = None, sub_norm: bool = True):
@@ -28,5 +28,5 @@ class GeluFFN(nn.Module):
         keep: Bool[Tensor, "batch seq"] | None = None,
         kinds: Kinds | None = None,
     ) -> tuple[Float[Tensor, "batch seq dim"], None]:
-        """`keep` and `kinds` are for routers; a dense net treats all tokens alike and has no load."""
+        """`keep` and `kinds` are for routers; a dense net has none, and no load."""
         return self.down(self.sub_norm(F.gelu(self.up(x)))), None

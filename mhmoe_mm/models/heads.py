@@ -1,4 +1,7 @@
-"""What stands on an encoder's hidden rows: one linear map per objective, tied to nothing, as in the released models."""
+"""What stands on an encoder's hidden rows: one linear map per objective.
+
+Tied to nothing, as in the released models.
+"""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -18,7 +21,7 @@ class MaskedLanguageHead(nn.Module):
 
 
 class MaskedImageHead(nn.Module):
-    """What a masked patch was: scores of every visual code, or `num_targets` real numbers such as its pixels."""
+    """What a masked patch was: scores of every visual code, or numbers such as its pixels."""
 
     def __init__(self, dim: int, num_targets: int):
         super().__init__()

@@ -1,8 +1,9 @@
-"""How the networks' own weights start: small and normal. Sparse layers start themselves and are never touched here.
+"""How the networks' own weights start: small and normal.
 
-Truncated normal of standard deviation 0.02 for every matrix, embedding, position and the class and mask tokens; zero
-biases. The released code leaves positions at N(0, 1), which drowns the tokens of a network trained from scratch, and
-cuts its normal at one standard deviation, which halves it; neither is copied.
+Truncated normal of standard deviation 0.02 for every matrix, embedding, position and the class and
+mask tokens; zero biases. The released code leaves positions at N(0, 1), which drowns the tokens of
+a network trained from scratch, and cuts its normal at one standard deviation, which halves it;
+neither is copied. Every module starts itself as it is built, so sparse layers keep their own start.
 """
 
 from torch import Tensor, nn

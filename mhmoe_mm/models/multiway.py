@@ -1,13 +1,14 @@
-"""Layouts: what the layers of a multiway encoder are made of, and which of their parts image and text share.
+"""Layouts: what the layers of a multiway encoder are made of, and what image and text share.
 
-                    attention, its norms     feed-forward net and its norm               final norm
-    ReleasedLayout  image | text             image | text                                image | text
-    PaperLayout     shared                   image | text, and fused in the top layers   shared
-    SharedLayout    shared                   shared                                      shared
+                    attention and its norms   feed-forward net and its norm       final norm
+    ReleasedLayout  image | text              image | text                        image | text
+    PaperLayout     shared                    image | text | fused (top layers)   shared
+    SharedLayout    shared                    shared                              shared
 
-The BEiT-3 paper (https://arxiv.org/abs/2208.10442) and the models released with it are different networks. The paper
-does not say where its norms stand or which are shared: here a norm belongs to what it feeds, so it is branched
-exactly as that is. A layout holds factories, no modules: it is asked once for every layer.
+The BEiT-3 paper (https://arxiv.org/abs/2208.10442) and the models released with it are different
+networks. The paper does not say where its norms stand or which are shared: here a norm belongs to
+what it feeds, so it is branched exactly as that is. A layout holds factories, no modules: it is
+asked once for every layer.
 """
 
 from abc import ABC, abstractmethod
@@ -18,16 +19,24 @@ from torch import nn
 
 from mhmoe_mm.models.attention import Attention
 from mhmoe_mm.models.block import Block
-from mhmoe_mm.models.branches import ALL_SHARED, BY_MODALITY, PAIRS_FUSED, Multiway, MultiwayFFN, Route
+from mhmoe_mm.models.branches import (
+    ALL_SHARED,
+    BY_MODALITY,
+    PAIRS_FUSED,
+    Multiway,
+    MultiwayFFN,
+    Route,
+)
 from mhmoe_mm.models.ffn import GeluFFN
 
 
 class Layout(ABC):
     """Says what layer i is made of. Abstract; each way of sharing is a final class.
 
-    `dense` and `sparse` build one feed-forward net from dim. Without `sparse` all layers are dense; with it every
-    `sparse_every`-th is sparse, in all its branches: layers 1, 3, 5, ... counted from 0 for the default of 2.
-    `sub_norm` puts Magneto's second norm into attention; feed-forward nets have a switch of their own.
+    `dense` and `sparse` build one feed-forward net from dim. Without `sparse` all layers are dense;
+    with it every `sparse_every`-th is sparse in all its branches: by default layers 1, 3, 5, ...,
+    counted from 0. `sub_norm` puts Magneto's second norm into attention; feed-forward nets have a
+    switch of their own.
     """
 
     attention_route: ClassVar[Route]
@@ -45,16 +54,19 @@ class Layout(ABC):
                 f"sparse_every is 1 (every layer is sparse) or more, got {sparse_every}: "
                 "for a network without sparse layers leave out `sparse`."
             )
-        self.dense, self.sparse, self.sparse_every, self.sub_norm = dense, sparse, sparse_every, sub_norm
+        self.dense, self.sparse, self.sparse_every = dense, sparse, sparse_every
+        self.sub_norm = sub_norm
 
     @abstractmethod
     def ffn_route(self, layer: int, num_layers: int) -> Route:
         """The branches of the feed-forward place of this layer."""
 
-    def block(self, layer: int, num_layers: int, dim: int, num_heads: int, drop_path: float) -> Block:
+    def block(
+        self, layer: int, num_layers: int, dim: int, num_heads: int, drop_path: float
+    ) -> Block:
         """Layer number `layer` of `num_layers`, counted from 0."""
-        sparse = self.sparse is not None and layer % self.sparse_every == self.sparse_every - 1
-        make = self.sparse if sparse else self.dense
+        is_sparse = layer % self.sparse_every == self.sparse_every - 1
+        make = self.sparse if self.sparse is not None and is_sparse else self.dense
         ffn_route = self.ffn_route(layer, num_layers)
         return Block(
             attention_norm=Multiway(self.attention_route, lambda: nn.LayerNorm(dim)),
@@ -70,7 +82,7 @@ class Layout(ABC):
 
 
 class ReleasedLayout(Layout):
-    """As the released base and large models: image and text share nothing but the attention itself."""
+    """As the released base and large models: modalities meet in the attention itself only."""
 
     attention_route = BY_MODALITY
 
@@ -79,7 +91,11 @@ class ReleasedLayout(Layout):
 
 
 class PaperLayout(Layout):
-    """As the paper's giant: attention is shared; in the top `fused_layers` layers a pair has a net of its own."""
+    """As the paper's giant: shared attention, image and text with feed-forward nets of their own.
+
+    In the top `fused_layers` layers a pair goes through a third, fused one instead; images and
+    texts alone keep theirs.
+    """
 
     attention_route = ALL_SHARED
 

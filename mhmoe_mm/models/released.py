@@ -1,6 +1,7 @@
-"""How the released BEiT-3 models name and shape their backbone weights, against ours (`ReleasedLayout`, dense).
+"""How the released BEiT-3 models name their backbone weights, against a dense `ReleasedLayout`.
 
 Names and one resize only: files, prefixes (`beit3.`) and heads are the importer's business.
+Shapes are the same on both sides.
 """
 
 import torch
@@ -57,15 +58,19 @@ def resize_positions(
 ) -> Float[Tensor, "new_rows dim"]:
     """An image position table for another square grid of patches, in float32.
 
-    The unused rows and the class token's stay; the patches' are interpolated bicubically, as the released code does.
+    The unused rows and the class token's stay; the patches' are interpolated bicubically, as the
+    released code does.
     """
     table = table.float()
     first, patches = table[: UNUSED_ROWS + 1], table[UNUSED_ROWS + 1 :]
     side = round(len(patches) ** 0.5)
     if side**2 != len(patches):
         raise ValueError(
-            f"A position table of {len(table)} rows leaves {len(patches)} for patches, which is not a square grid."
+            f"A position table of {len(table)} rows leaves {len(patches)} for patches, "
+            "which is not a square grid."
         )
     grid = rearrange(patches, "(h w) d -> 1 d h w", h=side)
-    grid = F.interpolate(grid, (patches_per_side, patches_per_side), mode="bicubic", align_corners=False)
+    grid = F.interpolate(
+        grid, (patches_per_side, patches_per_side), mode="bicubic", align_corners=False
+    )
     return torch.cat([first, rearrange(grid, "1 d h w -> (h w) d")])

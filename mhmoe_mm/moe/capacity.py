@@ -81,7 +81,7 @@ def within_capacity(
     return somewhere & (queue_position(expert, num_experts, priority) < rows)
 
 
-def even_share(tokens: int, factor: float, num_experts: int) -> int:
+def even_share(tokens: int, factor: int | float, num_experts: int) -> int:
     """Rows per expert when `factor` experts read a token on average: `ceil(tokens * factor /
     num_experts)`.
     """

@@ -37,7 +37,7 @@ class Experts(nn.Module, ABC):
 
 
 class GeluExperts(Experts):
-    """`gelu(x W_in + b_in) W_out + b_out`, GELU exact; with `sub_norm` the first paper's experts."""
+    """`gelu(x W_in + b_in) W_out + b_out`, GELU exact; with `sub_norm` as in the first paper."""
 
     def __init__(
         self,

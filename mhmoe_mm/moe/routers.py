@@ -67,7 +67,7 @@ class TopKRouter(Router):
                 "One renormalised probability is always 1 and teaches the router nothing: use "
                 "top_k >= 2, renormalize=False, or SwitchRouter."
             )
-        self.num_experts, self.top_k = num_experts, top_k
+        self.num_experts, self.top_k, self.experts_per_token = num_experts, top_k, top_k
         self.renormalize, self.capacity, self.prioritized = renormalize, capacity, prioritized
         self.causal = capacity is None or (top_k == 1 and not prioritized)
         self.scorer = scorer(width, num_experts)
@@ -116,7 +116,7 @@ class GShardRouter(Router):
     ):
         super().__init__()
         check_top_k(2, num_experts)
-        self.num_experts, self.top_k, self.second = num_experts, 2, second
+        self.num_experts, self.experts_per_token, self.second = num_experts, 2, second
         self.normalize_before, self.capacity = normalize_before, capacity
         self.prioritized = prioritized
         self.causal = capacity is None
@@ -178,7 +178,7 @@ class SwitchRouter(Router):
         super().__init__()
         if not 0 <= jitter < 1:
             raise ValueError(f"jitter is in [0, 1), got {jitter}.")
-        self.num_experts, self.top_k = num_experts, 1
+        self.num_experts, self.experts_per_token = num_experts, 1
         self.capacity, self.jitter = capacity, jitter
         self.scorer = scorer(width, num_experts)
 
@@ -220,7 +220,7 @@ class ExpertChoiceRouter(Router):
                 f"factor={factor} experts per token on average is not in (0, {num_experts}], the "
                 "number of experts."
             )
-        self.num_experts, self.factor = num_experts, factor
+        self.num_experts, self.experts_per_token = num_experts, factor
         self.causal = False
         self.scorer = scorer(width, num_experts)
 
@@ -233,11 +233,11 @@ class ExpertChoiceRouter(Router):
         logits = self.scorer(token)
         prob = logits.softmax(dim=1)
         wish = prob if keep is None else prob.masked_fill(~keep[:, None], -1.0)
-        rows = even_share(len(token), self.factor, self.num_experts)
+        rows = even_share(len(token), self.experts_per_token, self.num_experts)
         gate, chosen = wish.T.topk(rows, dim=1)
         expert = torch.arange(self.num_experts, device=token.device)[:, None].expand_as(chosen)
         if keep is not None:  # the share of the real tokens only, and never a padded one
-            share = torch.ceil(keep.sum() * (self.factor / self.num_experts))
+            share = torch.ceil(keep.sum() * (self.experts_per_token / self.num_experts))
             room = (torch.arange(rows, device=token.device) < share) & (gate >= 0)
             expert = torch.where(room, expert, self.num_experts)
             gate = torch.where(room, gate, 0.0)
@@ -278,7 +278,8 @@ class BiasBalancedRouter(Router):
                 "One renormalised score is always 1 and teaches the router nothing: use top_k >= 2 "
                 "or renormalize=False."
             )
-        self.num_experts, self.top_k, self.rate = num_experts, top_k, rate
+        self.num_experts, self.top_k, self.experts_per_token = num_experts, top_k, top_k
+        self.rate = rate
         self.gate, self.renormalize = gate, renormalize
         self.scorer = scorer(width, num_experts)
         self.register_buffer("bias", torch.zeros(num_experts))

@@ -92,6 +92,8 @@ class Router(nn.Module, ABC):
     """Decides for every token which experts read it. Abstract."""
 
     num_experts: int
+    experts_per_token: int | float
+    """How many experts read a token, on average."""
     scorer: Scorer
     causal: bool = True
     """Whether a token's experts depend on it and earlier tokens only; a causal decoder asks."""

@@ -21,7 +21,9 @@ class CountingFFN(nn.Module):
 
     def forward(self, x: Tensor, keep: Tensor | None, kinds: Kinds) -> tuple[Tensor, Load]:
         real = torch.ones_like(kinds.index, dtype=torch.bool) if keep is None else keep
-        seen = torch.stack([((kinds.index == k) & real).sum() for k in range(len(kinds.names))]).float()
+        seen = torch.stack(
+            [((kinds.index == k) & real).sum() for k in range(len(kinds.names))]
+        ).float()
         zero = x.new_zeros(())
         load = Load(
             count=seen[:, None],
@@ -42,7 +44,13 @@ def dense_ffn(dim: int) -> GeluFFN:
 
 def small_net(layout: Layout, **others) -> BEiT3:
     torch.manual_seed(0)
-    sizes = {"image_size": 12, "patch_size": 4, "vocab_size": VOCAB, "dim": DIM, "num_layers": LAYERS}
+    sizes = {
+        "image_size": 12,
+        "patch_size": 4,
+        "vocab_size": VOCAB,
+        "dim": DIM,
+        "num_layers": LAYERS,
+    }
     return BEiT3(layout, **(sizes | {"num_heads": 2, "max_text": 11} | others)).eval()
 
 

@@ -5,14 +5,12 @@ import copy
 import jaxtyping
 import pytest
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from mhmoe_mm.models.ffn import GeluFFN
 from mhmoe_mm.models.multiway import PaperLayout, ReleasedLayout, SharedLayout
 
 from .nets import (
     BATCH,
-    DIM,
     LAYERS,
     LAYOUTS,
     PATCHES,
@@ -95,7 +93,7 @@ def test_masked_patches_still_tell_where_they_are(net):
 
 
 def trained(net, *inputs) -> set[str]:
-    """The first part of a path that tells branches apart, of every parameter that a forward of these inputs moves."""
+    """Every parameter that a forward of these inputs gives a gradient."""
     net.zero_grad(set_to_none=True)
     net(*inputs).hidden.square().sum().backward()
     return {name for name, p in net.named_parameters() if p.grad is not None and p.grad.any()}
@@ -118,7 +116,7 @@ def test_in_a_pair_text_outputs_reach_the_image_branch_through_attention_alone()
     encoded.hidden[:, encoded.split :].square().sum().backward()
     last = net.blocks[LAYERS - 1]
     assert last.attention.value["image"].weight.grad.any()
-    assert last.attention.out["image"].weight.grad is None or not last.attention.out["image"].weight.grad.any()
+    assert not last.attention.out["image"].weight.grad.any()
     assert not last.ffn["image"].up.weight.grad.any()
     assert last.ffn["text"].up.weight.grad.any()
 
@@ -134,7 +132,9 @@ def test_only_pairs_pass_the_fused_nets_and_only_in_the_top_layers():
     for layer in range(LAYERS):
         assert any(f"blocks.{layer}.ffn.fused." in name for name in pair) == (layer in fused)
         for branch in ("image", "text"):
-            assert any(f"blocks.{layer}.ffn.{branch}." in name for name in pair) == (layer not in fused)
+            assert any(f"blocks.{layer}.ffn.{branch}." in name for name in pair) == (
+                layer not in fused
+            )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -148,7 +148,11 @@ def test_every_second_layer_is_sparse_and_its_loads_are_found_under_its_path(lay
 
 
 def counts(loads, layer):
-    return {path.rsplit(".")[-1]: load.token.tolist() for path, load in loads.items() if f".{layer}." in path}
+    return {
+        path.rsplit(".")[-1]: load.token.tolist()
+        for path, load in loads.items()
+        if f".{layer}." in path
+    }
 
 
 @torch.no_grad()
@@ -169,28 +173,7 @@ def test_every_branch_counts_the_real_tokens_of_its_kind():
     assert counts(shared(image, text).loads, 0) == {"shared": [images, BATCH * SEQ]}
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_recomputing_activations_changes_neither_gradients_nor_loads(layout):
-    image, text, pad = small_inputs()
-    net = small_net(layout(dense=dense_ffn, sparse=CountingFFN), drop_path=0.4).train()
-    again = copy.deepcopy(net)
-    for block in again.blocks:
-        block.forward = lambda *x, forward=block.forward: checkpoint(forward, *x, use_reentrant=False)
-    results = []
-    for candidate in (net, again):
-        torch.manual_seed(3)
-        encoded = candidate(image, text, pad)
-        encoded.hidden.square().sum().backward()
-        grads = {name: p.grad for name, p in candidate.named_parameters()}
-        results.append((grads, {path: load.count for path, load in encoded.loads.items()}))
-    (grads, loads), (grads_again, loads_again) = results
-    assert grads.keys() == grads_again.keys()
-    for name, grad in grads.items():
-        assert grad is grads_again[name] is None or torch.equal(grad, grads_again[name])
-    assert all(torch.equal(loads[path], loads_again[path]) for path in loads)
-
-
-def test_drop_path_grows_from_nothing_to_its_full_rate(net):
+def test_drop_path_grows_from_nothing_to_its_full_rate():
     net = small_net(SharedLayout(dense=dense_ffn), drop_path=0.2)
     rates = torch.tensor([block.drop_path.drop_prob for block in net.blocks])
     torch.testing.assert_close(rates, torch.linspace(0, 0.2, LAYERS))
@@ -228,81 +211,21 @@ def test_a_new_network_starts_small_and_leaves_sparse_layers_their_own_start():
 
 @pytest.fixture
 def no_shape_checks():
+    torch.compiler.reset()
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.compile
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout",
+    [ReleasedLayout(dense_ffn), PaperLayout(dense_ffn, fused_layers=1), SharedLayout(dense_ffn)],
+)
 def test_the_forward_compiles_without_a_graph_break(layout, no_shape_checks):
     image, text, pad = small_inputs()
     masked = torch.arange(PATCHES).expand(BATCH, PATCHES) % 3 == 0
-    net = small_net(layout(dense=dense_ffn), num_layers=3)
-    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    net = small_net(layout, num_layers=2)
+    compiled = torch.compile(net, fullgraph=True, backend="eager")
     for call in [(image, text, pad, masked), (image, None), (None, text, pad), (None, text)]:
         close(compiled(*call).hidden, net(*call).hidden)
-
-
-class TestBadInput:
-    """Each gives one sentence; shape checks are off, as they are outside of tests."""
-
-    @pytest.fixture(autouse=True)
-    def _off(self, no_shape_checks):
-        self.net = small_net(SharedLayout(dense=dense_ffn))
-        self.image, self.text, self.pad = small_inputs()
-
-    def refused(self, sentence, *inputs, **named):
-        with pytest.raises(ValueError, match=sentence):
-            self.net(*inputs, **named)
-
-    def test_neither_image_nor_text(self):
-        self.refused("needs an image, a text or both", None, None)
-
-    def test_an_image_of_another_size(self):
-        self.refused("reads images of 12 × 12 pixels, got 12 × 16", torch.zeros(2, 3, 12, 16), None)
-
-    def test_a_text_that_is_too_long(self):
-        self.refused("at most 11 tokens, got 13", None, torch.zeros(2, 13, dtype=torch.long))
-
-    def test_images_and_texts_that_do_not_pair_up(self):
-        self.refused("got 2 images and 3 texts", self.image[:2], self.text)
-
-    def test_a_mask_of_another_shape(self):
-        wrong = torch.zeros(BATCH, PATCHES + 1, dtype=torch.bool)
-        self.refused(r"shape is \(3, 9\), got \(3, 10\)", self.image, None, masked=wrong)
-        self.refused(r"shape is \(3, 9\), got \(2, 9\)", self.image, None, masked=wrong[:2, 1:])
-
-    def test_a_mask_that_is_not_boolean(self):
-        self.refused("`masked` is a bool", self.image, None, masked=torch.zeros(BATCH, PATCHES))
-
-    def test_padding_of_another_shape(self):
-        self.refused(r"shape \(3, 7\) of the text, got \(3, 6\)", None, self.text, self.pad[:, 1:])
-
-    def test_padding_that_is_not_boolean(self):
-        self.refused("`pad` is a bool", None, self.text, self.pad.long())
-
-    def test_a_mask_without_an_image_and_padding_without_a_text(self):
-        masked = torch.zeros(BATCH, PATCHES, dtype=torch.bool)
-        self.refused("no image was given", None, self.text, masked=masked)
-        self.refused("no text was given", self.image, None, self.pad)
-
-    @pytest.mark.parametrize(
-        ("sizes", "sentence"),
-        [
-            ({"image_size": 14}, "14 × 14 pixels do not divide into patches of 4 × 4"),
-            ({"num_heads": 3}, "dim=22 into num_heads=3"),
-        ],
-    )
-    def test_sizes_that_do_not_divide(self, sizes, sentence):
-        with pytest.raises(ValueError, match=sentence):
-            small_net(SharedLayout(dense=dense_ffn), **sizes)
-
-    def test_layouts_that_cannot_be(self):
-        with pytest.raises(ValueError, match=r"sparse_every is 1 .* got 0"):
-            ReleasedLayout(sparse_every=0)
-        with pytest.raises(ValueError, match="between 0 and num_layers=5, got 6"):
-            small_net(PaperLayout(fused_layers=6))
-
-    def test_the_network_says_its_dim_and_vocabulary(self):
-        assert (self.net.dim, self.net.vocab_size) == (DIM, VOCAB)

@@ -1,4 +1,4 @@
-"""Compile a multi-head layer with every router and compare it with the plain one; prints the names."""
+"""Compile a multi-head layer with every router and compare it with the plain one."""
 
 import torch
 

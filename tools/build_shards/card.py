@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -19,7 +20,8 @@ from tools.build_shards.source import SPLITS
 from tools.build_shards.writer import ShardRecord
 
 FORMAT = 1
-Card = dict
+LEFT = ("split", "languages")
+Card = dict[str, Any]
 
 
 def make_card(plan: Plan, records: list[ShardRecord], listing: Iterable[Problem]) -> Card:
@@ -91,17 +93,16 @@ def read_card(out: Path) -> Card:
 def print_card(card: Card, out: Path) -> None:
     """The short table at the end of a build, and every skipped sample."""
     table = Table(title=f"{card['source']} in {out}", title_justify="left")
-    for column in ("split", "samples", "shards", "bytes", "captions", "questions"):
-        table.add_column(column, justify="left" if column == "split" else "right")
+    for column in ("split", "samples", "shards", "bytes", "captions", "questions", "languages"):
+        table.add_column(column, justify="left" if column in LEFT else "right")
     for split, about in card["splits"].items():
-        captions = " ".join(f"{code}:{count:,}" for code, count in about["captions"].items())
-        numbers = [about["samples"], len(about["shards"]), about["bytes"]]
-        table.add_row(
-            split, *(f"{number:,}" for number in numbers), captions, f"{about['questions']:,}"
-        )
+        captions = about["captions"]
+        numbers = [about["samples"], len(about["shards"]), about["bytes"], sum(captions.values())]
+        numbers.append(about["questions"])
+        table.add_row(split, *(f"{number:,}" for number in numbers), " ".join(captions))
     console = Console()
     console.print(table)
-    console.print(f"languages: {' '.join(card['languages'])}; skipped: {len(card['skipped'])}")
+    console.print(f"skipped: {len(card['skipped'])}")
     for problem in card["skipped"]:
         console.print(f"skipped {problem['id']}: {problem['reason']}", markup=False)
 

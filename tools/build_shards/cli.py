@@ -87,8 +87,8 @@ def _parser() -> argparse.ArgumentParser:
         "folder",
         parents=[options],
         help="a folder of images with a captions file (TSV or JSONL)",
-        description="TSV: a header with `image` and either `caption` or one column per language code"
-        ' (en de ...), and optionally `split`. JSONL: {"image": "a.png", "caption": "..."}, or'
+        description="TSV: a header with `image` and either `caption` or one column per language"
+        ' code (en de ...), and optionally `split`. JSONL: {"image": "a.png", "caption": "..."}, or'
         ' "captions": {"en": ...} in place of "caption"; a caption may be a list.',
     )
     folder.add_argument("images", type=Path, metavar="IMAGES", help="folder of png, jpg, webp")
@@ -149,7 +149,7 @@ def _build_options() -> argparse.ArgumentParser:
         "--image-size",
         type=int,
         metavar="S",
-        help="shrink images to S pixels at their shorter side; never enlarges (default: as they are)",
+        help="shrink images to S pixels at their shorter side; never enlarges (default: keep)",
     )
     add(
         "--max-pixels",

@@ -1,4 +1,7 @@
-"""easy-VQA's zip: `SPLIT/questions.json`, a list of [question, answer, image id], `SPLIT/images/ID.png`."""
+"""easy-VQA's zip: `train` and `test`, each with `questions.json` and `images/ID.png`.
+
+`questions.json` is a list of [question, answer, image id].
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -10,10 +10,15 @@ from tools.build_shards.errors import InputError
 EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 PNG_END = b"IEND\xaeB`\x82"
+PNG_DEPTH = 24  # where the header says how many bits a channel has
+MAX_BYTES = 32 * 2**20
+"""What the data module reads of one member at most."""
 
 
 def checked(data: bytes, where: str, max_pixels: int) -> Image.Image:
-    """The decoded image; raises InputError unless it is a whole PNG, JPEG or WebP within the cap."""
+    """The decoded image; InputError unless it is a whole PNG, JPEG or WebP within the cap."""
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{where}: the image has {len(data):,} bytes; at most {MAX_BYTES:,} fit.")
     try:
         with warnings.catch_warnings():
             # Our own cap below is the stricter one and speaks in numbers.
@@ -36,11 +41,13 @@ def checked(data: bytes, where: str, max_pixels: int) -> Image.Image:
         raise InputError(f"{where}: the image cannot be decoded ({error}).") from error
     if image.format == "PNG" and PNG_END not in data:
         raise InputError(f"{where}: the image is truncated, its PNG end marker is missing.")
+    if image.format == "PNG" and data[PNG_DEPTH] > 8:
+        raise InputError(f"{where}: the image has 16 bits a channel; convert it to 8 bits.")
     return image
 
 
 def prepared(data: bytes, where: str, max_pixels: int, image_size: int | None) -> tuple[str, bytes]:
-    """Extension and bytes to store: the same bytes, unless the shorter side exceeds `image_size`."""
+    """Extension and bytes to store: as given, unless the shorter side exceeds `image_size`."""
     image = checked(data, where, max_pixels)
     extension = EXTENSIONS[str(image.format)]
     if image_size is None or min(image.size) <= image_size:

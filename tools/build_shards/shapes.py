@@ -1,4 +1,4 @@
-"""The shapes corpus: pictures, captions, questions and scene graphs, made on the spot from a seed."""
+"""The shapes corpus: pictures, captions, questions and scene graphs, made from a seed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

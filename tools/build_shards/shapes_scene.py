@@ -88,7 +88,10 @@ def draw_scene(random: Random, split: str) -> Scene:
 
 def _any_scene(random: Random) -> Scene:
     (count,) = random.choices(list(NUM_OBJECTS), weights=list(NUM_OBJECTS.values()))
-    places = [random.choice(list(PLACES))] if count == 1 else random.sample(QUARTERS, count)
+    if count == 1:
+        places = [random.choice(list(PLACES))]
+    else:  # in reading order, so that a listing of the objects follows from the picture
+        places = sorted(random.sample(QUARTERS, count), key=QUARTERS.index)
     colors = random.sample(COLORS, count)
     objects = tuple(
         _object(random, place, color) for place, color in zip(places, colors, strict=True)

@@ -1,0 +1,132 @@
+"""The batches of a run as a table: a step's position in, a whole batch out.
+
+Because a batch depends on its position and on nothing else, any number of workers and threads may
+build batches in any order, and resuming is starting the list of positions further on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch.utils.data import Dataset
+
+from datamodules.errors import Failure, SampleError
+from datamodules.order import (
+    Order,
+    Position,
+    Schedule,
+    evaluation_places,
+    num_evaluation_steps,
+    seeded,
+)
+from datamodules.reading import Samples
+from mhmoe_mm.batches import PretrainingBatch
+
+EMPTY = PretrainingBatch(image=None, text=None, pair=None)
+
+
+class Loaded(NamedTuple):
+    """A batch with the samples that failed on the way; None when too many did."""
+
+    batch: PretrainingBatch | None
+    failures: list[Failure]
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One part of a batch: where its samples come from and how they become rows.
+
+    Args:
+        part: the field of `PretrainingBatch` that it fills: image, text or pair.
+        samples: what there is.
+        order: which sample comes when.
+        row: (sample, generator) -> row.
+        collate: rows -> the part of the batch.
+        batch_size: rows a step on one rank.
+        seed: of every draw for a sample.
+        max_errors: failed samples after which a row is given up.
+    """
+
+    part: str
+    samples: Samples
+    order: Order
+    row: Callable[..., Any]
+    collate: Callable[[list[Any]], Any]
+    batch_size: int
+    seed: int
+    max_errors: int
+
+    def draw(self, epoch: int, place: int, failures: list[Failure]) -> tuple[Any, bool] | None:
+        """(row, whether it is the one that was asked for): a sample that fails is noted in
+        `failures` and its neighbour takes its place.
+        """
+        number = self.order.sample(epoch, place)
+        total = len(self.samples)
+        for attempt in range(min(self.max_errors + 1, total)):
+            candidate = (number + attempt) % total
+            sample = self.samples[candidate]
+            try:
+                row = self.row(sample, seeded(self.seed, self.part, epoch, candidate))
+            except SampleError as error:
+                failures.append(Failure(error.kind, sample.shard, sample.key, str(error)))
+            else:
+                return row, attempt == 0
+        return None
+
+
+class TrainingSteps(Dataset):
+    """Training batches of one rank by `Position`."""
+
+    def __init__(self, feeds: list[Feed], schedule: Schedule):
+        self.feeds = feeds
+        self.schedule = schedule
+
+    def __getitem__(self, position: Position) -> Loaded:
+        failures: list[Failure] = []
+        parts = {}
+        for feed in self.feeds:
+            places = self.schedule.places(position, feed.order.total, feed.batch_size)
+            rows = []
+            for epoch, place in places:
+                drawn = feed.draw(epoch, place, failures)
+                if drawn is None:
+                    return Loaded(None, failures)
+                rows.append(drawn[0])
+            parts[feed.part] = feed.collate(rows)
+        return Loaded(EMPTY._replace(**parts), failures)
+
+
+class EvaluationSteps(Dataset):
+    """Batches of one rank, by step number, that hold every sample exactly once over all ranks.
+
+    All ranks have the same number of batches. What fills them up is marked as padding (nothing
+    masked, nothing to predict); a part whose samples are all used up is None, on all ranks at once.
+    """
+
+    def __init__(self, feeds: list[Feed], rank: int, world: int):
+        self.feeds = feeds
+        self.rank = rank
+        self.world = world
+
+    def __len__(self) -> int:
+        return max(
+            num_evaluation_steps(feed.order.total, feed.batch_size, self.world)
+            for feed in self.feeds
+        )
+
+    def __getitem__(self, step: int) -> Loaded:
+        failures: list[Failure] = []
+        parts = {}
+        for feed in self.feeds:
+            total = feed.order.total
+            if step >= num_evaluation_steps(total, feed.batch_size, self.world):
+                continue
+            rows = []
+            for place in evaluation_places(step, feed.batch_size, self.rank, self.world):
+                drawn = feed.draw(0, place % total, failures)
+                if drawn is None:
+                    return Loaded(None, failures)
+                row, asked_for = drawn
+                rows.append(row if asked_for and place < total else row.silent())
+            parts[feed.part] = feed.collate(rows)
+        return Loaded(EMPTY._replace(**parts), failures)

@@ -1,0 +1,65 @@
+"""Text to token ids, by a `tokenizer.json` of the `tokenizers` library."""
+
+import hashlib
+from pathlib import Path
+
+from tokenizers import Tokenizer as FastTokenizer
+
+SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+
+class Tokenizer:
+    """A trained tokenizer with the five special tokens, which are found by name.
+
+    Special tokens written out in a text are read as plain text: a caption cannot end itself.
+
+    Args:
+        path: a `tokenizer.json`, as `python -m tools.train_tokenizer` writes it.
+    """
+
+    def __init__(self, path: Path | str):
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(
+                f"The tokenizer {path} does not exist: train one with "
+                "`python -m tools.train_tokenizer`."
+            )
+        content = path.read_bytes()
+        self.path = str(path)
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        try:
+            self._tokenizer = FastTokenizer.from_buffer(content)
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"{path} is not a tokenizer.json: {error}.") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        missing = [name for name in SPECIALS if name not in vocabulary]
+        if missing:
+            raise ValueError(f"The tokenizer {path} lacks the special tokens {', '.join(missing)}.")
+        self.bos, self.pad, self.eos, self.unk, self.mask = (vocabulary[name] for name in SPECIALS)
+        self.specials = frozenset(vocabulary[name] for name in SPECIALS)
+        self.ordinary = sorted(set(vocabulary.values()) - self.specials)
+        """The ids of all tokens that are not special."""
+        self.vocab_size = max(vocabulary.values()) + 1
+
+    def encode(self, text: str, max_tokens: int) -> list[int]:
+        """`<s> tokens </s>`, cut to at most `max_tokens` with both ends kept."""
+        return self.encode_words(text, max_tokens)[0]
+
+    def encode_words(self, text: str, max_tokens: int) -> tuple[list[int], list[int]]:
+        """As `encode`, and for each token the number of its word; -1 at `<s>` and `</s>`."""
+        if max_tokens < 3:
+            raise ValueError(
+                f"max_tokens must be at least 3 (<s>, one token, </s>), got {max_tokens}."
+            )
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        ids = encoding.ids[: max_tokens - 2]
+        # A tokenizer without words (no pre-tokenizer) makes each token a word of its own.
+        words = [i if word is None else word for i, word in enumerate(encoding.word_ids)]
+        return [self.bos, *ids, self.eos], [-1, *words[: max_tokens - 2], -1]
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids, without special tokens."""
+        return self._tokenizer.decode(ids, skip_special_tokens=True)

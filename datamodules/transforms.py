@@ -1,0 +1,101 @@
+"""Images to the size of the net: uint8 throughout, every draw from the sample's own generator."""
+
+import math
+import random
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2 import functional as V
+
+ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class View:
+    """How an image is seen.
+
+    Args:
+        size: height and width of the net's input, in pixels.
+        patch: height and width of a patch; divides `size`.
+        scale: share of the image's area that a training crop covers, at least and at most.
+        ratio: width by height of a training crop, at least and at most.
+        flip: chance of a left-right flip; 0 because captions speak of left and right.
+        jitter: strength of the change of brightness, contrast and saturation in training; 0 is off.
+    """
+
+    size: int = 224
+    patch: int = 16
+    scale: tuple[float, float] = (0.5, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.0
+    jitter: float = 0.0
+
+    def __post_init__(self):
+        if self.size < 1 or self.patch < 1 or self.size % self.patch:
+            raise ValueError(
+                f"view.size must be a multiple of view.patch, got {self.size} and {self.patch}."
+            )
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"view.scale must rise within (0, 1], got {self.scale}.")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"view.ratio must rise from above 0, got {self.ratio}.")
+        if not 0 <= self.flip <= 1 or not 0 <= self.jitter <= 1:
+            raise ValueError(
+                f"view.flip and view.jitter must lie in [0, 1], got {self.flip} and {self.jitter}."
+            )
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side."""
+        return self.size // self.patch
+
+
+def training_view(image: Tensor, view: View, choice: random.Random) -> Tensor:
+    """A random crop of uint8 (3 height width), resized to the view, maybe flipped and jittered."""
+    top, left, height, width = random_crop(image.shape[1], image.shape[2], view, choice)
+    image = resize(image[:, top : top + height, left : left + width], view.size)
+    if choice.random() < view.flip:
+        image = image.flip(2)
+    return jitter(image, view.jitter, choice) if view.jitter else image
+
+
+def evaluation_view(image: Tensor, view: View) -> Tensor:
+    """The whole image, squeezed to the view: no part of what a caption names is cut off."""
+    return resize(image, view.size)
+
+
+def random_crop(
+    height: int, width: int, view: View, choice: random.Random
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a crop of random area and shape inside the image.
+
+    When the image is too long for the shapes allowed, the largest central crop that has one.
+    """
+    low, high = (math.log(bound) for bound in view.ratio)
+    for _ in range(ATTEMPTS):
+        area = height * width * choice.uniform(*view.scale)
+        aspect = math.exp(choice.uniform(low, high))
+        wide, tall = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < wide <= width and 0 < tall <= height:
+            return choice.randint(0, height - tall), choice.randint(0, width - wide), tall, wide
+    aspect = min(max(width / height, view.ratio[0]), view.ratio[1])
+    tall = max(1, min(height, round(width / aspect)))
+    wide = max(1, min(width, round(height * aspect)))
+    return (height - tall) // 2, (width - wide) // 2, tall, wide
+
+
+def resize(image: Tensor, size: int) -> Tensor:
+    """uint8 (3 height width) to (3 size size), bicubic with antialiasing, in integer arithmetic."""
+    if image.shape[1:] == (size, size):
+        return image
+    # Four axes in the decoder's memory order: this reaches the vectorised uint8 kernel.
+    return F.interpolate(image[None], size=(size, size), mode="bicubic", antialias=True)[0]
+
+
+def jitter(image: Tensor, strength: float, choice: random.Random) -> Tensor:
+    """Brightness, contrast and saturation each scaled by 1 +- strength, in random order."""
+    changes = [V.adjust_brightness, V.adjust_contrast, V.adjust_saturation]
+    for change in choice.sample(changes, len(changes)):
+        image = change(image, choice.uniform(1 - strength, 1 + strength))
+    return image

@@ -1,0 +1,208 @@
+"""Lightning's command line as this project uses it."""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from mhmoe_mm.callbacks.progress_lines import ProgressLines
+from mhmoe_mm.command_line.refusals import Refused
+from mhmoe_mm.command_line.resume import RUNS, compare, find_checkpoint, read_hyper_parameters
+from mhmoe_mm.command_line.saved_config import SaveConfig, redacted
+from mhmoe_mm.command_line.sources import Sources
+
+
+class Parser(LightningArgumentParser):
+    """Raises what it refuses, so that the program can say it in one sentence."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        if not self.exit_on_error:
+            super().error(message, ex)
+        raise Refused(message, self) from ex
+
+
+class Command(LightningCLI):
+    """Reads a command line and builds its task, data and trainer; `execute` then carries it out.
+
+    Differs from Lightning's in what surprises: an interpolation follows later overrides, a
+    checkpoint never replaces what was typed, modules' factories stay factories, results go to
+    `runs/NAME/version_N`, and nothing is written by a command line that is refused.
+    """
+
+    def __init__(self, argv: Sequence[str], task: type[LightningModule]) -> None:
+        self.sources = Sources(argv)
+        self.started = False
+        self.fresh_folder: Path | None = None
+        super().__init__(
+            model_class=task,
+            datamodule_class=LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"environment": self.sources.environment()},
+            trainer_defaults={"enable_model_summary": False},
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={
+                "description": "Train, validate and test multimodal mixture-of-experts models."
+            },
+            auto_configure_optimizers=False,
+            args=list(argv),
+        )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        return super().init_parser(parser_mode="omegaconf+", allow_abbrev=False, **kwargs)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's four; `weights_only` is not for users, it is always on."""
+        return {
+            name: skipped | {"weights_only"} for name, skipped in LightningCLI.subcommands().items()
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--name", type=str, default="unnamed", help="The run's folder under runs/."
+        )
+        parser.add_argument(
+            "--net_changes",
+            type=bool,
+            default=False,
+            help="Go on although the checkpoint's net was described differently.",
+        )
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.save_last": "link",
+                "checkpoint.filename": "step-{step:06d}",
+                "checkpoint.auto_insert_metric_name": False,
+            }
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Compare the checkpoint with what was typed; what was typed stays (Lightning would replace
+        it in silence)."""
+        given = self.config[self.config.subcommand]
+        if not given.get("ckpt_path"):
+            return
+        runs = Path(given.trainer.default_root_dir or RUNS)
+        checkpoint = find_checkpoint(str(given.ckpt_path), runs, given.name)
+        given.ckpt_path = str(checkpoint)
+        self._dump_config()
+        model = self.config_dump["model"]
+        there = read_hyper_parameters(checkpoint)
+        there.pop("_instantiator", None)
+        here = {"_class_path": model["class_path"], **model.get("init_args", {})}
+        changed = compare(there, here) if there else []
+        net = [line for line in changed if line.startswith("net.")]
+        if net and not given.net_changes:
+            raise ValueError(
+                f"{checkpoint} holds another net: {'; '.join(net)}. "
+                "Add `--net_changes true` to go on."
+            )
+        for line in changed:
+            rank_zero_info(f"differs from {checkpoint}: {line}")
+
+    def _dump_config(self) -> None:
+        """What is stored as hyper-parameters: as Lightning has it, less the values of environment
+        variables."""
+        if not hasattr(self, "config_dump"):
+            super()._dump_config()
+            self.config_dump = redacted(self.config_dump, self.sources.environment())
+
+    def _add_instantiators(self) -> None:
+        """As Lightning's, less the reference to this command, which would travel with every factory
+        that a module keeps: into copies of the module and into data workers."""
+        self._dump_config()
+        dumped = _Dumped(self.config_dump)
+        for key, kind in (("model", self._model_class), ("data", self._datamodule_class)):
+            self.parser.add_instantiator(
+                _InstantiatorFn(cast(LightningCLI, dumped), key), kind, subclasses=True
+            )
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        given = config.pop("callbacks", None) or []
+        given = [*given] if isinstance(given, list) else [given]
+        config["default_root_dir"] = config.get("default_root_dir") or str(RUNS)
+        if config.get("logger") in (None, True):
+            place = {
+                "save_dir": config["default_root_dir"],
+                "name": self._get(self.config_init, "name"),
+            }
+            config["logger"] = [
+                CSVLogger(**place),
+                TensorBoardLogger(**place, default_hp_metric=False),
+            ]
+        if config.get("enable_checkpointing") is False or config.get("fast_dev_run"):
+            callbacks = [known for known in callbacks if not isinstance(known, ModelCheckpoint)]
+        own_bar = any(isinstance(known, ProgressBar) for known in given)
+        if (
+            not own_bar
+            and not sys.stdout.isatty()
+            and config.get("enable_progress_bar") is not False
+        ):
+            given.append(ProgressLines())
+        given.append(_Started(self))
+        trainer = super()._instantiate_trainer({**config, "callbacks": given}, callbacks)
+        for logger in trainer.loggers:
+            _ = logger.version  # both choose their number before either has made a folder
+        folder = trainer.log_dir
+        if trainer.loggers and folder and trainer.is_global_zero and not Path(folder).exists():
+            self.fresh_folder = Path(folder)
+        return trainer
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing yet: Lightning calls this while constructing; see `execute`."""
+
+    def execute(self) -> None:
+        """Fit, validate, test or predict, as the command line says."""
+        total = sum(p.numel() for p in self.model.parameters())
+        where = f", writing to {self.trainer.log_dir}" if self.trainer.log_dir else ""
+        rank_zero_info(f"{type(self.model).__name__}: {total:,} parameters{where}")
+        super()._run_subcommand(str(self.subcommand))
+
+    def withdraw(self) -> None:
+        """Remove the run's folder again if this command made it and its work never began."""
+        if self.fresh_folder is not None and not self.started:
+            shutil.rmtree(self.fresh_folder, ignore_errors=True)
+            for parent in list(self.fresh_folder.parents)[:2]:
+                with suppress(OSError):  # not empty: other runs live there
+                    parent.rmdir()
+
+
+class _Dumped:
+    """What Lightning's instantiator asks a command for: the configuration as plain values."""
+
+    def __init__(self, config_dump: dict[str, Any]) -> None:
+        self.config_dump = config_dump
+
+    def _dump_config(self) -> None:
+        """Done already."""
+
+
+class _Started(Callback):
+    """Tells the command that its work has begun, so that later errors are failures and not
+    refusals."""
+
+    def __init__(self, command: Command) -> None:
+        super().__init__()
+        self.command = command
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.command.started = True
+
+    on_validation_start = on_test_start = on_predict_start = on_train_start

@@ -1,0 +1,44 @@
+"""The mean of predictions over an evaluation, the same however it is cut into batches and ranks."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from mhmoe_mm.losses import Prediction, perplexity
+
+
+class PredictionMean(Metric):
+    """Loss per prediction in nats (or whatever the loss is), accuracy, perplexity."""
+
+    full_state_update = False
+    loss: Tensor
+    correct: Tensor
+    predicted: Tensor
+    judged: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("loss", torch.zeros(()), dist_reduce_fx="sum")
+        for name in ("correct", "predicted", "judged"):
+            self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, prediction: Prediction) -> None:
+        """Add the predictions of one batch."""
+        self.loss += prediction.loss.detach() * prediction.predicted
+        self.predicted += prediction.predicted
+        if prediction.correct is not None:
+            self.correct += prediction.correct
+            self.judged += prediction.predicted
+
+    def compute(self) -> dict[str, Tensor]:
+        """`loss`, and for predictions that are right or wrong also `accuracy` and `perplexity`.
+
+        Empty if nothing was predicted.
+        """
+        if not self.predicted:
+            return {}
+        loss = self.loss / self.predicted
+        if not self.judged:
+            return {"loss": loss}
+        accuracy = self.correct / self.judged
+        return {"loss": loss, "accuracy": accuracy, "perplexity": perplexity(loss)}

@@ -1,0 +1,160 @@
+"""What every task has in common: add up named losses, balance the experts, optimise.
+
+A task is a network and what is asked of it. It says how a batch turns into predictions (`losses`);
+the rest is here, once.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from mhmoe_mm.losses import Prediction
+from mhmoe_mm.metrics.prediction_mean import PredictionMean
+from mhmoe_mm.moe.mh_moe import MHMoE, SparseMoE
+from mhmoe_mm.moe.routing import Load, total_load
+from mhmoe_mm.optim import AdamW, WarmupCosine
+
+OptimizerFactory = Callable[[Iterable], Optimizer]
+ScheduleFactory = Callable[[Optimizer, int], LRScheduler]
+
+
+class Outcome(NamedTuple):
+    """What a batch came to."""
+
+    predictions: dict[str, Prediction]
+    """By objective."""
+    loads: dict[str, Load]
+    """By sparse layer, its path in the net; the sum over the forwards of the step."""
+
+
+class Task(LightningModule, ABC):
+    """A network and what is asked of it. Abstract; a task defines `losses` and nothing else.
+
+    The loss of a step is the weighted sum of its objectives' losses, plus `balance_weight` times
+    the balance loss and `z_weight` times the z-loss of every sparse layer, over the tokens of the
+    whole step (the papers' 0.01, summed over layers).
+
+    Args:
+        net: the network; its sparse layers report loads under their own paths.
+        objectives: the weight of every objective, by name.
+        optimizer: makes the optimizer from named parameters.
+        schedule: makes the schedule from the optimizer and the number of steps.
+        balance_weight: of every sparse layer's load-balancing loss.
+        z_weight: of every router's z-loss.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        objectives: dict[str, float],
+        optimizer: OptimizerFactory = AdamW,
+        schedule: ScheduleFactory = WarmupCosine,
+        balance_weight: float = 0.01,
+        z_weight: float = 0.0,
+    ):
+        super().__init__()
+        if _given_hyperparameters.get() is not None:
+            self.save_hyperparameters()  # a config's plain values; objects made in Python are not
+        self.net = net
+        self.objectives = objectives
+        self.make_optimizer, self.make_schedule = optimizer, schedule
+        self.balance_weight, self.z_weight = balance_weight, z_weight
+        self._evaluated = {name: PredictionMean() for name in objectives}
+        self._metrics = nn.ModuleList(self._evaluated.values())  # so that they follow the device
+        self._waiting: dict[str, Load] = {}  # loads of accumulated batches, until the routers step
+
+    @abstractmethod
+    def losses(self, batch: Any) -> Outcome:
+        """Predict what the batch asks for."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """Loss of one batch; `loads` is for callbacks, detached."""
+        outcome = self.losses(batch)
+        loads = {name: load.detach() for name, load in outcome.loads.items()}
+        for name, load in loads.items():
+            waiting = self._waiting.get(name)
+            self._waiting[name] = load if waiting is None else total_load([waiting, load])
+        loss = self._weighted(outcome.predictions)
+        values = {"train/loss": loss.detach()}
+        if outcome.loads:
+            balance = torch.stack([load.balance for load in outcome.loads.values()])
+            z_loss = torch.stack([load.z_loss for load in outcome.loads.values()])
+            loss = loss + self.balance_weight * balance.sum() + self.z_weight * z_loss.sum()
+            values["train/balance"] = balance.detach().mean()
+        for name, prediction in outcome.predictions.items():
+            values[f"train/{name}"] = prediction.loss.detach()
+            if prediction.correct is not None:
+                share = prediction.correct / prediction.predicted.clamp(min=1)
+                values[f"train/{name}_accuracy"] = share
+        self.log_dict(values)
+        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        return {"loss": loss, "loads": loads}
+
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """Predictions of one batch; logged at the end as means over all of them."""
+        return self._evaluate(batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """As in validation."""
+        return self._evaluate(batch)
+
+    def _evaluate(self, batch: Any) -> dict[str, Any]:
+        outcome = self.losses(batch)
+        for name, prediction in outcome.predictions.items():
+            self._evaluated[name].update(prediction)
+        return {"loads": {name: load.detach() for name, load in outcome.loads.items()}}
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_evaluated("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_evaluated("test")
+
+    def _log_evaluated(self, stage: str) -> None:
+        """Log every objective's means, and as `STAGE/loss` their weighted sum: no balance terms."""
+        total = torch.zeros((), device=self.device)
+        for name, metric in self._evaluated.items():
+            means = metric.compute() if metric.update_called else {}
+            metric.reset()
+            for what, value in means.items():
+                self.log(f"{stage}/{name}" if what == "loss" else f"{stage}/{name}_{what}", value)
+            total = total + self.objectives[name] * means.get("loss", 0.0)
+        self.log(f"{stage}/loss", total, prog_bar=True)
+
+    def _weighted(self, predictions: dict[str, Prediction]) -> Tensor:
+        losses = [self.objectives[name] * p.loss for name, p in predictions.items()]
+        return torch.stack(losses).sum()
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Let every router adapt to the load of the whole step, over micro-batches and ranks.
+
+        The one place where a loss-free balance bias moves.
+        """
+        if not self._waiting:
+            return
+        reduce = self.trainer.strategy.reduce
+        for name, load in self._waiting.items():
+            layer = self.net.get_submodule(name)
+            assert isinstance(layer, SparseMoE | MHMoE)
+            layer.router.step(load._replace(count=reduce(load.count, reduce_op="sum")))
+        self._waiting = {}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.make_optimizer(self.named_parameters())
+        # Asking for the estimate loads the data too early for exact resumption: only if need be.
+        steps = self.trainer.max_steps
+        if steps < 0:
+            steps = int(self.trainer.estimated_stepping_batches)
+        schedule = self.make_schedule(optimizer, steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"},
+        }

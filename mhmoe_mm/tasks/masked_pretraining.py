@@ -1,0 +1,116 @@
+"""Masked data modelling: predict the hidden patches and tokens of images, texts and pairs.
+
+One step makes three forwards, because images, texts and pairs differ in length. Nobody published
+the weights of the parts: they are settings. Source: https://arxiv.org/abs/2208.10442, section 2.2.
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from mhmoe_mm.batches import IGNORED, ImageBatch, PairBatch, PretrainingBatch, TextBatch, normalized
+from mhmoe_mm.losses import Prediction, masked_cross_entropy
+from mhmoe_mm.models.beit3 import BEiT3
+from mhmoe_mm.models.heads import MaskedImageHead, MaskedLanguageHead
+from mhmoe_mm.models.image_targets import ImageTarget
+from mhmoe_mm.moe.routing import Load, total_load
+from mhmoe_mm.optim import AdamW, WarmupCosine
+from mhmoe_mm.tasks.base import OptimizerFactory, Outcome, ScheduleFactory, Task
+
+
+@dataclass(frozen=True)
+class ObjectiveWeights:
+    """How much each objective counts in the loss."""
+
+    image: float = 1.0
+    """Masked patches of images alone."""
+    text: float = 1.0
+    """Masked tokens of texts alone."""
+    pair_image: float = 1.0
+    """Masked patches of an image beside its text."""
+    pair_text: float = 1.0
+    """Masked tokens of a text beside its image."""
+
+
+class MaskedPretraining(Task):
+    """Masked image, language and image-text modelling in one step.
+
+    Args:
+        net: the multiway encoder.
+        image_target: what masked patches are predicted as.
+        weights: of the four objectives.
+        optimizer, schedule, balance_weight, z_weight: as in Task.
+    """
+
+    def __init__(
+        self,
+        net: BEiT3,
+        image_target: ImageTarget,
+        weights: ObjectiveWeights = ObjectiveWeights(),
+        optimizer: OptimizerFactory = AdamW,
+        schedule: ScheduleFactory = WarmupCosine,
+        balance_weight: float = 0.01,
+        z_weight: float = 0.0,
+    ):
+        super().__init__(net, asdict(weights), optimizer, schedule, balance_weight, z_weight)
+        patch_size = net.image_embedding.patch.stride[0]
+        if image_target.patch_size != patch_size:
+            raise ValueError(
+                f"The image target describes patches of {image_target.patch_size} pixels, but the "
+                f"network reads patches of {patch_size}."
+            )
+        self.net: BEiT3 = net
+        self.image_target = image_target
+        self.text_head = MaskedLanguageHead(net.dim, net.vocab_size)
+        self.image_head = MaskedImageHead(net.dim, image_target.size)
+
+    def setup(self, stage: str) -> None:
+        """Refuse data that the network cannot read, before the first batch."""
+        data = getattr(self.trainer, "datamodule", None)
+        words = getattr(data, "vocab_size", None)
+        if words is not None and words > self.net.vocab_size:
+            raise ValueError(
+                f"The data's tokenizer has {words} tokens, but the network embeds "
+                f"vocab_size={self.net.vocab_size}; set the net's vocab_size to at least {words}."
+            )
+
+    def losses(self, batch: PretrainingBatch) -> Outcome:
+        predictions, loads = {}, []
+        for prefix, part in (("", batch.image), ("", batch.text), ("pair_", batch.pair)):
+            if part is not None:
+                by_modality, load = self._forward(part)
+                predictions |= {prefix + modality: p for modality, p in by_modality.items()}
+                loads.append(load)
+        return Outcome(predictions, _merged(loads))
+
+    def _forward(
+        self, part: ImageBatch | TextBatch | PairBatch
+    ) -> tuple[dict[str, Prediction], dict[str, Load]]:
+        """Predictions of one forward, by modality, and its loads."""
+        image = masked = token = pad = None
+        if not isinstance(part, TextBatch):
+            image, masked = normalized(part.pixel), part.masked
+        if not isinstance(part, ImageBatch):
+            token, pad = part.token, part.pad
+        encoded = self.net(image, token, pad, masked)
+        predictions = {}
+        if image is not None and masked is not None:
+            patch = encoded.hidden[:, 1 : encoded.split]
+            predictions["image"] = self._predict_patches(patch, image, masked)
+        if not isinstance(part, ImageBatch):
+            text, wanted = encoded.hidden[:, encoded.split :], part.target != IGNORED
+            logits = self.text_head(text[wanted])
+            predictions["text"] = masked_cross_entropy(logits, part.target[wanted])
+        return predictions, encoded.loads
+
+    def _predict_patches(self, patch: Tensor, image: Tensor, masked: Tensor) -> Prediction:
+        with torch.no_grad():
+            target = self.image_target.target(image)
+        return self.image_target.predict(self.image_head(patch[masked]), target[masked])
+
+
+def _merged(forwards: list[dict[str, Load]]) -> dict[str, Load]:
+    """The loads of several forwards, added up layer by layer."""
+    names = dict.fromkeys(name for loads in forwards for name in loads)
+    return {name: total_load(loads[name] for loads in forwards if name in loads) for name in names}
