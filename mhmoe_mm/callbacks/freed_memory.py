@@ -29,6 +29,10 @@ class KeepFreedMemory(Callback):
         self.block_mib = block_mib
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.keep()
+
+    def keep(self) -> None:
+        """Tell the allocator now."""
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         kept = mallopt is not None and (
             mallopt(self.MMAP_THRESHOLD, self.block_mib << 20) == 1

@@ -55,6 +55,7 @@ class Command(LightningCLI):
                 "description": "Train, validate and test multimodal mixture-of-experts models."
             },
             auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # see instantiate_classes
             args=list(argv),
         )
 
@@ -121,15 +122,21 @@ class Command(LightningCLI):
             super()._dump_config()
             self.config_dump = redacted(self.config_dump, self.sources.environment())
 
-    def _add_instantiators(self) -> None:
-        """As Lightning's, less the reference to this command, which would travel with every factory
-        that a module keeps: into copies of the module and into data workers."""
+    def instantiate_classes(self) -> None:
+        """As Lightning's; hyper-parameters are stored as plain values, so that a checkpoint can be
+        loaded without this command.
+
+        The instantiators hold no reference to the command either: they travel with every factory
+        that a module keeps, into copies of the module and into data workers.
+        """
         self._dump_config()
-        dumped = _Dumped(self.config_dump)
-        for key, kind in (("model", self._model_class), ("data", self._datamodule_class)):
-            self.parser.add_instantiator(
-                _InstantiatorFn(cast(LightningCLI, dumped), key), kind, subclasses=True
-            )
+        dumped = cast(LightningCLI, _Dumped(self.config_dump))
+        kinds = {"model": self._model_class, "data": self._datamodule_class}
+        makers = [(_InstantiatorFn(dumped, key), kind, True) for key, kind in kinds.items()]
+        self.config_init = self.parser.instantiate(self.config, instantiators=makers)
+        self.model = self._get(self.config_init, "model")
+        self.datamodule = self._get(self.config_init, "data")
+        self.trainer = self.instantiate_trainer()
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         given = config.pop("callbacks", None) or []
@@ -147,11 +154,8 @@ class Command(LightningCLI):
         if config.get("enable_checkpointing") is False or config.get("fast_dev_run"):
             callbacks = [known for known in callbacks if not isinstance(known, ModelCheckpoint)]
         own_bar = any(isinstance(known, ProgressBar) for known in given)
-        if (
-            not own_bar
-            and not sys.stdout.isatty()
-            and config.get("enable_progress_bar") is not False
-        ):
+        bar_wanted = config.get("enable_progress_bar") is not False
+        if bar_wanted and not own_bar and not sys.stdout.isatty():
             given.append(ProgressLines())
         given.append(_Started(self))
         trainer = super()._instantiate_trainer({**config, "callbacks": given}, callbacks)

@@ -55,7 +55,7 @@ def sentence(error: BaseException, sources: Sources, ours: Sequence[str]) -> str
     else:
         module = _raised_in(first.__traceback__)
         text = str(first) or type(first).__name__
-        if module.partition(".")[0] not in (*ours, "lightning"):
+        if not f"{module}.".startswith(tuple(f"{package}." for package in (*ours, "lightning"))):
             text += f" (raised in {module}; --debug shows the traceback)"
     return " ".join(text.split())
 

@@ -107,8 +107,8 @@ def folded(argv: Sequence[str]) -> list[str]:
 
 
 def _written_out(keys: Sequence[str]) -> list[str]:
-    """The path with every `init_args` in it: interpolations are resolved by counting levels."""
-    if keys[0] not in ("model", "data"):
+    """The path with the `init_args` that were left out: interpolations are resolved by counting
+    levels. A path that has some is taken to have them all (dataclasses have none)."""
+    if keys[0] not in ("model", "data") or "init_args" in keys:
         return list(keys)
-    names = [key for key in keys if key != "init_args"]
-    return [part for name in names for part in (name, "init_args")][:-1]
+    return [part for key in keys for part in (key, "init_args")][:-1]

@@ -21,6 +21,7 @@ def silence() -> None:
     without its address."""
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"lightning\.")
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     for name in ("lightning.pytorch", "lightning.fabric"):
         for child in ("", ".utilities.rank_zero", ".utilities.seed"):

@@ -43,7 +43,7 @@ def find_checkpoint(asked: str, runs: Path, name: str) -> Path:
 
 
 def read_hyper_parameters(checkpoint: Path) -> dict[str, Any]:
-    """What the checkpoint's task was made from; tensors are mapped, not read, and no code is run."""
+    """What the checkpoint's task was made from; tensors are mapped, not read; no code is run."""
     file = checkpoint / "meta.pt" if checkpoint.is_dir() else checkpoint
     if not zipfile.is_zipfile(file):
         raise ValueError(f"{file} is not a checkpoint, or not a whole one.")

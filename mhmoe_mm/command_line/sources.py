@@ -37,7 +37,7 @@ class Sources:
                 self._add(Path(value), _bare(flag[2:].split(".")))
 
     def place(self, path: Sequence[str]) -> str | None:
-        """Where the key `path` (without `init_args`) was last written, or None if it was nowhere."""
+        """Where the key `path` (without `init_args`) was last written, or None if nowhere."""
         for flag, _ in _pairs(self.argv):
             if _bare(flag.lstrip("-").rstrip("+").split("."))[: len(path)] == list(path):
                 return flag
@@ -58,7 +58,7 @@ class Sources:
         return None
 
     def environment(self) -> set[str]:
-        """Names of the environment variables that the configuration refers to by `${oc.env:NAME}`."""
+        """Names of the environment variables that `${oc.env:NAME}` refers to."""
         texts = [*self.argv, *(text.content for text in self.texts)]
         return {name for text in texts for name in ENVIRONMENT.findall(text)}
 

@@ -144,7 +144,7 @@ class Task(LightningModule, ABC):
         for name, load in self._waiting.items():
             layer = self.net.get_submodule(name)
             assert isinstance(layer, SparseMoE | MHMoE)
-            layer.router.step(load._replace(count=reduce(load.count, reduce_op="sum")))
+            layer.router.step(load._replace(count=reduce(load.count.clone(), reduce_op="sum")))
         self._waiting = {}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

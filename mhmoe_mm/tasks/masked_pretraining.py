@@ -65,16 +65,6 @@ class MaskedPretraining(Task):
         self.text_head = MaskedLanguageHead(net.dim, net.vocab_size)
         self.image_head = MaskedImageHead(net.dim, image_target.size)
 
-    def setup(self, stage: str) -> None:
-        """Refuse data that the network cannot read, before the first batch."""
-        data = getattr(self.trainer, "datamodule", None)
-        words = getattr(data, "vocab_size", None)
-        if words is not None and words > self.net.vocab_size:
-            raise ValueError(
-                f"The data's tokenizer has {words} tokens, but the network embeds "
-                f"vocab_size={self.net.vocab_size}; set the net's vocab_size to at least {words}."
-            )
-
     def losses(self, batch: PretrainingBatch) -> Outcome:
         predictions, loads = {}, []
         for prefix, part in (("", batch.image), ("", batch.text), ("pair_", batch.pair)):

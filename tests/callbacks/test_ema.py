@@ -1,4 +1,4 @@
-"""Averaged weights are Lightning's own callback; these tests hold what `docs/experts.md` says of it."""
+"""Averaged weights are Lightning's own callback; this holds what `docs/experts.md` says of it."""
 
 from pathlib import Path
 
@@ -78,7 +78,8 @@ trainer:
 def expected(folder: Path) -> tuple[list[float], float]:
     """The weights of plain training, and their average by the recurrence."""
     seen = run(folder, STEPS, None).model.seen
-    weights = [weight for what, weight in seen if what == "trains"][1:] + [seen[-1][1]]
+    before = [weight for what, weight in seen if what == "trains"]
+    weights = [*before[1:], seen[-1][1]]
     average = weights[0]
     for weight in weights[1:]:
         average = DECAY * average + (1 - DECAY) * weight

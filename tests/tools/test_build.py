@@ -1,7 +1,10 @@
+import fcntl
+import io
 import os
 from collections import Counter
 
 import pytest
+from PIL import Image
 
 from datamodules.index import index_path, read_index, scan_shard
 from tests.tools.making import (
@@ -9,6 +12,7 @@ from tests.tools.making import (
     build_shapes,
     card_of,
     image_folder,
+    picture,
     samples_in,
     tree,
 )
@@ -75,8 +79,6 @@ def test_shards_cut_by_bytes_stay_below_them(tmp_path):
 
 def test_images_are_stored_byte_for_byte_and_named_by_what_they_are(tmp_path):
     images = image_folder(tmp_path)
-    from tests.tools.making import picture
-
     (images / "a3.png").write_bytes(picture(3, image_format="JPEG"))
     (images / "a4.png").write_bytes(picture(4, image_format="WEBP"))
     assert build_folder(images, tmp_path / "out") == 0
@@ -86,12 +88,6 @@ def test_images_are_stored_byte_for_byte_and_named_by_what_they_are(tmp_path):
 
 
 def test_images_shrink_to_the_size_and_never_grow(tmp_path):
-    import io
-
-    from PIL import Image
-
-    from tests.tools.making import picture
-
     images = image_folder(tmp_path, count=2)
     (images / "a0.png").write_bytes(picture(0, width=58, height=29))
     assert build_folder(images, tmp_path / "out", "--image-size", "19") == 0
@@ -128,7 +124,9 @@ def test_a_second_run_writes_no_shard_again(tmp_path):
     assert inodes == {path: path.stat().st_ino for path in tmp_path.rglob("*.tar")}
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "no index", "no tar", "no card", "bad card"])
+@pytest.mark.parametrize(
+    "damage", ["truncate", "flip", "no index", "no tar", "no card", "bad card"]
+)
 def test_a_damaged_build_is_repaired_by_the_same_command(tmp_path, damage):
     assert build_shapes(tmp_path, *SMALL) == 0
     before = tree(tmp_path)
@@ -183,8 +181,6 @@ def test_a_folder_of_somebody_else_is_not_touched(tmp_path, capsys):
 
 
 def test_two_builds_never_write_into_one_folder(tmp_path, capsys):
-    import fcntl
-
     handle = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     try:

@@ -1,4 +1,7 @@
-"""A build is stopped at every step that touches the disk; the next run must leave what an undisturbed one leaves."""
+"""A build is stopped at every step that touches the disk, and then run again.
+
+The second run must leave what an undisturbed one leaves, byte for byte.
+"""
 
 import errno
 import os
@@ -11,7 +14,7 @@ import pytest
 from tests.tools.making import build_shapes, tree
 from tools import check_shards
 
-BUILD = ("--train", "3", "--val", "1", "--test", "0", "--size", "16", "--shard-size", "2")
+BUILD = ("--train", "3", "--val", "0", "--test", "0", "--size", "16", "--shard-size", "2")
 STEPS = [
     (os, "fsync"),
     (os, "replace"),
@@ -21,7 +24,7 @@ STEPS = [
 
 
 def count_down(patch: pytest.MonkeyPatch, at: int, after: bool, stop: Callable[[], None]) -> list:
-    """Call `stop` before or after the step number `at`; returns a list that grows with each step."""
+    """Call `stop` before or after step number `at`; returns a list that grows with each step."""
     done: list[str] = []
 
     def stopping(name, original):

@@ -1,4 +1,4 @@
-"""What watching the experts costs: one training with `ExpertActivation` switched on and off in turn.
+"""What watching the experts costs: a training with `ExpertActivation` on and off in turn.
 
 Blocks of `every_n_steps` steps alternate, so each block that is watched holds one training event,
 and both arms see the same machine, network and data. Two figures come out: the paired difference
@@ -99,19 +99,21 @@ def report(times: list[float], inside: list[float], warm_blocks: int) -> str:
     off = [t for block, t in kept if not watched(block)]
     share = sorted(100 * (a / b - 1) for a, b in zip(on, off, strict=True))
     low, middle, high = statistics.quantiles(share, n=4)
-    hooks = 100 * sum(inside) / len(inside) / statistics.median(off)
+    without, with_it = statistics.median(off), statistics.median(on)
+    hooks = 100 * sum(inside) / len(inside) / without
+    usual, event = statistics.median(inside), max(inside)
     return (
-        f"step without {1e3 * statistics.median(off):.2f} ms, with {1e3 * statistics.median(on):.2f} ms "
-        f"({len(share)} pairs of blocks)\n"
+        f"step without {1e3 * without:.2f} ms, with {1e3 * with_it:.2f} ms, "
+        f"{len(share)} pairs of blocks\n"
         f"overhead, whole blocks: median {middle:+.2f} %, quartiles {low:+.2f} to {high:+.2f} %, "
         f"range {share[0]:+.2f} to {share[-1]:+.2f} %\n"
         f"overhead, inside the callback: {hooks:.3f} % "
-        f"(most steps {1e6 * statistics.median(inside):.0f} us, an event {1e3 * max(inside):.1f} ms)"
+        f"(most steps {1e6 * usual:.0f} us, slowest event {1e3 * event:.1f} ms)"
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="What watching the experts costs a training step.")
     parser.add_argument("--pairs", type=int, default=6, help="pairs of blocks, at least 2")
     parser.add_argument("--every-n-steps", type=int, default=50)
     parser.add_argument("--dim", type=int, default=128)

@@ -18,7 +18,7 @@ NUMBERS = ("zero", "one", "two", "three", "four")
 RELATIONS = ("left of", "right of", "above", "below")
 MAX_QUESTIONS = 6
 GRAMMAR = (
-    "a an and are background color how in is it many of on picture shape shapes shows size "
+    "a an and are background color how in is many of on picture shape shapes shows size "
     "the there what where which with yes no"
 )
 VOCABULARY = frozenset(

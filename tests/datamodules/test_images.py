@@ -1,0 +1,110 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.errors import SampleError
+from datamodules.images import decode_image, read_header
+from tests.datamodules.conftest import encoded
+
+CAP = 10_000
+NOISE = np.random.default_rng(0).integers(0, 256, (37, 53, 4), dtype=np.uint8)
+RGB = Image.fromarray(NOISE[..., :3])
+RGBA = Image.fromarray(NOISE)
+
+
+def as_array(data: bytes) -> np.ndarray:
+    return np.frombuffer(bytearray(data), dtype=np.uint8)
+
+
+def by_pil(data: bytes) -> torch.Tensor:
+    """What PIL makes of it, pasted on white where it is transparent."""
+    image = Image.open(io.BytesIO(data))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+FILES = {
+    "jpeg": encoded(RGB, "JPEG"),
+    "jpeg 4:4:4": encoded(RGB, "JPEG", subsampling=0),
+    "jpeg progressive": encoded(RGB, "JPEG", progressive=True),
+    "jpeg grey": encoded(RGB.convert("L"), "JPEG"),
+    "jpeg cmyk": encoded(RGB.convert("CMYK"), "JPEG"),
+    "png": encoded(RGB, "PNG"),
+    "png grey": encoded(RGB.convert("L"), "PNG"),
+    "png 1 bit": encoded(RGB.convert("1"), "PNG"),
+    "png palette": encoded(RGB.convert("P"), "PNG"),
+    "png palette with transparency": encoded(RGB.convert("P"), "PNG", transparency=3),
+    "png rgb with transparency": encoded(RGB, "PNG", transparency=tuple(NOISE[0, 0, :3].tolist())),
+    "png rgba": encoded(RGBA, "PNG"),
+    "png grey and alpha": encoded(RGBA.convert("LA"), "PNG"),
+    "webp lossy": encoded(RGB, "WEBP"),
+    "webp lossless": encoded(RGB, "WEBP", lossless=True),
+    "webp rgba": encoded(RGBA, "WEBP"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_pixels_are_those_of_pil(name):
+    data = FILES[name]
+    header = read_header(as_array(data))
+    assert (header.height, header.width) == (37, 53)
+    pixels = decode_image(as_array(data), CAP)
+    assert pixels.dtype == torch.uint8
+    assert torch.equal(pixels, by_pil(data))
+
+
+def test_transparent_pixels_become_white():
+    clear = Image.new("RGBA", (7, 5), (10, 200, 30, 0))
+    assert (decode_image(as_array(encoded(clear, "PNG")), CAP) == 255).all()
+
+
+def test_16_bit_images_are_refused():
+    deep = Image.fromarray(np.arange(35, dtype=np.uint16).reshape(5, 7) * 1000)
+    with pytest.raises(SampleError, match="16 bits"):
+        decode_image(as_array(encoded(deep, "PNG")), CAP)
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "png rgba", "webp lossy", "webp rgba"])
+def test_cut_images_raise_whatever_is_missing(name):
+    data = FILES[name]
+    for size in [0, 1, 7, 11, 20, 33, len(data) // 2, len(data) - 40]:
+        with pytest.raises(SampleError):
+            decode_image(as_array(data[:size]), CAP)
+
+
+def test_other_formats_are_refused():
+    for data in (encoded(RGB, "GIF"), encoded(RGB, "TIFF"), b"<svg/>"):
+        with pytest.raises(SampleError, match="neither JPEG, PNG nor WebP"):
+            decode_image(as_array(data), CAP)
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A few bytes of PNG whose header promises a huge image."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99))
+
+
+def test_a_pixel_bomb_is_refused_before_it_is_decoded(monkeypatch):
+    monkeypatch.setattr("datamodules.images.DECODERS", {})
+    with pytest.raises(SampleError, match="30000 x 20000 = 600000000 pixels"):
+        decode_image(as_array(png_that_claims(30000, 20000)), 50_000_000)
+
+
+@pytest.mark.parametrize("name", ["jpeg", "webp lossy", "webp lossless", "webp rgba"])
+def test_the_pixel_cap_holds_for_every_format(name):
+    assert decode_image(as_array(FILES[name]), 37 * 53).shape == (3, 37, 53)
+    with pytest.raises(SampleError, match="53 x 37"):
+        decode_image(as_array(FILES[name]), 37 * 53 - 1)

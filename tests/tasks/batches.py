@@ -1,0 +1,52 @@
+"""A small network and small batches for it, in the shapes that data modules deliver."""
+
+from functools import partial
+
+import torch
+
+from mhmoe_mm.batches import IGNORED, ImageBatch, PairBatch, PretrainingBatch, TextBatch
+from mhmoe_mm.models.beit3 import BEiT3
+from mhmoe_mm.models.ffn import GeluFFN
+from mhmoe_mm.models.multiway import SharedLayout
+from mhmoe_mm.moe import GeluExperts, MHMoE, TopKRouter
+
+VOCAB, SIZE, PATCH, PATCHES, SEQ = 43, 20, 5, 16, 11
+
+
+def small_net(layout=SharedLayout, router=TopKRouter, num_layers=2) -> BEiT3:
+    sparse = partial(
+        MHMoE,
+        num_heads=2,
+        num_experts=5,
+        router=router,
+        experts=partial(GeluExperts, hidden=13),
+    )
+    built = layout(dense=partial(GeluFFN, hidden=29), sparse=sparse)
+    return BEiT3(built, SIZE, PATCH, VOCAB, 28, num_layers, 2, max_text=SEQ)
+
+
+def images(n: int, seed: int = 0) -> ImageBatch:
+    draw = torch.Generator().manual_seed(seed)
+    pixel = torch.randint(0, 256, (n, 3, SIZE, SIZE), dtype=torch.uint8, generator=draw)
+    masked = torch.rand(n, PATCHES, generator=draw).argsort(dim=1) < 6
+    return ImageBatch(pixel, masked, [f"0/{i}" for i in range(n)])
+
+
+def texts(n: int, seed: int = 0) -> TextBatch:
+    draw = torch.Generator().manual_seed(seed)
+    token = torch.randint(5, VOCAB, (n, SEQ), generator=draw)
+    pad = torch.arange(SEQ)[None] >= torch.randint(4, SEQ + 1, (n, 1), generator=draw)
+    chosen = (torch.rand(n, SEQ, generator=draw) < 0.4) & ~pad
+    chosen[:, 1] = True
+    target = torch.where(chosen, token, IGNORED)
+    hidden = torch.where(chosen, 4, token)
+    return TextBatch(hidden.masked_fill(pad, 1), target, pad, ["en"] * n, images(n).key)
+
+
+def pairs(n: int, seed: int = 0) -> PairBatch:
+    image, text = images(n, seed + 1), texts(n, seed + 2)
+    return PairBatch(image.pixel, image.masked, *text)
+
+
+def batch(n: int = 3, seed: int = 0) -> PretrainingBatch:
+    return PretrainingBatch(images(n, seed), texts(n + 1, seed), pairs(n + 2, seed))
