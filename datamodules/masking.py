@@ -69,22 +69,22 @@ class BlockMask:
 
     def __call__(self, choice: random.Random) -> Tensor:
         """bool (height * width), row-major, true where the patch is hidden."""
-        hidden = [[False] * self.width for _ in range(self.height)]
+        rows = [0] * self.height  # the hidden patches of each row of the grid as bits
         count = 0
         while count < self.num_masked:
-            added = self._add_block(hidden, self.num_masked - count, choice)
+            added = self._add_block(rows, self.num_masked - count, choice)
             if added == 0:
                 break
             count += added
-        flat = [cell for row in hidden for cell in row]
-        # What no block could reach exactly is filled up by single patches.
-        for patch in choice.sample(
-            [i for i, cell in enumerate(flat) if not cell], self.num_masked - count
-        ):
-            flat[patch] = True
-        return torch.tensor(flat)
+        flat = [row >> x & 1 for row in rows for x in range(self.width)]
+        if count < self.num_masked:
+            # What no block could reach exactly is filled up by single patches.
+            free = [patch for patch, hidden in enumerate(flat) if not hidden]
+            for patch in choice.sample(free, self.num_masked - count):
+                flat[patch] = 1
+        return torch.frombuffer(bytearray(flat), dtype=torch.bool)
 
-    def _add_block(self, hidden: list[list[bool]], room: int, choice: random.Random) -> int:
+    def _add_block(self, rows: list[int], room: int, choice: random.Random) -> int:
         """Hide a block with at most `room` new patches; how many these are, 0 if none fits."""
         spread = -math.log(self.min_aspect)
         for _ in range(ATTEMPTS):
@@ -95,13 +95,12 @@ class BlockMask:
             if high >= self.height or wide >= self.width:
                 continue
             top = choice.randint(0, self.height - high)
-            left = choice.randint(0, self.width - wide)
-            block = [(y, x) for y in range(top, top + high) for x in range(left, left + wide)]
-            new = [(y, x) for y, x in block if not hidden[y][x]]
-            if 0 < len(new) <= room:
-                for y, x in new:
-                    hidden[y][x] = True
-                return len(new)
+            block = ((1 << wide) - 1) << choice.randint(0, self.width - wide)
+            new = sum((block & ~row).bit_count() for row in rows[top : top + high])
+            if 0 < new <= room:
+                for y in range(top, top + high):
+                    rows[y] |= block
+                return new
         return 0
 
 

@@ -50,17 +50,11 @@ def read_stream(shard: str, limits: Limits) -> Iterator[Sample]:
     Raises `ShardError` when it turns out to be cut, damaged or compressed, or to hold what no shard
     may hold; its last sample is given only when the archive ends as it should.
     """
-    with _open(shard) as raw:
-        stream = Tail(raw, shard)
-        samples = _samples(shard, stream, limits)
-        last = next(samples, None)
-        for sample in samples:
-            assert last is not None
-            yield last
-            last = sample
-        if last is None:
-            raise ShardError(f"Shard {shard} holds no samples.")
-        yield last
+    try:
+        with _open(shard) as raw:
+            yield from _samples(shard, Tail(raw, shard), limits)
+    except tarfile.TarError as error:
+        raise ShardError(f"Shard {shard} is truncated or damaged: {error}.") from error
 
 
 def _samples(shard: str, stream: Tail, limits: Limits) -> Iterator[Sample]:
@@ -85,27 +79,25 @@ def _samples(shard: str, stream: Tail, limits: Limits) -> Iterator[Sample]:
             f"Shard {shard} is truncated or damaged: it has {stream.num_bytes} bytes and does not "
             f"end as an archive does after its last readable member, of {key!r}."
         )
-    if sizes:
-        yield Sample(shard, key, sizes, members.__getitem__, limits)
+    if not sizes:
+        raise ShardError(f"Shard {shard} holds no samples.")
+    yield Sample(shard, key, sizes, members.__getitem__, limits)
 
 
 def _members(shard: str, stream: Tail) -> Iterator[tuple[str, str, int, Callable[[], bytes]]]:
     """(key, extension, size, how to read it) of each plain file."""
-    try:
-        with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|") as tar:
-            for member in tar:
-                if member.isdir():
-                    refuse_unsafe_directory(shard, member.name)
-                    continue
-                refuse_special(shard, member)
-                key, extension = split_name(shard, member.name)
-                blocks = -(-member.size // tarfile.BLOCKSIZE)
-                stream.expected = member.offset_data + blocks * tarfile.BLOCKSIZE + END_BYTES
-                file = tar.extractfile(member)
-                assert file is not None
-                yield key, extension, member.size, file.read
-    except tarfile.TarError as error:
-        raise ShardError(f"Shard {shard} is truncated or damaged: {error}.") from error
+    with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|") as tar:
+        for member in tar:
+            if member.isdir():
+                refuse_unsafe_directory(shard, member.name)
+                continue
+            refuse_special(shard, member)
+            key, extension = split_name(shard, member.name)
+            blocks = -(-member.size // tarfile.BLOCKSIZE)
+            stream.expected = member.offset_data + blocks * tarfile.BLOCKSIZE + END_BYTES
+            file = tar.extractfile(member)
+            assert file is not None
+            yield key, extension, member.size, file.read
 
 
 def _open(shard: str) -> AbstractContextManager[BinaryIO]:

@@ -89,8 +89,10 @@ def resize(image: Tensor, size: int) -> Tensor:
     """uint8 (3 height width) to (3 size size), bicubic with antialiasing, in integer arithmetic."""
     if image.shape[1:] == (size, size):
         return image
-    # Four axes in the decoder's memory order: this reaches the vectorised uint8 kernel.
-    return F.interpolate(image[None], size=(size, size), mode="bicubic", antialias=True)[0]
+    # The batch axis is added in the decoder's memory order (channels last). Added in front it hides
+    # that order from the kernel, which then takes half as long again.
+    batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    return F.interpolate(batch, size=(size, size), mode="bicubic", antialias=True)[0]
 
 
 def jitter(image: Tensor, strength: float, choice: random.Random) -> Tensor:

@@ -10,11 +10,12 @@ many of its experts work.
 import argparse
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -24,6 +25,7 @@ from mhmoe_mm.callbacks.expert_activation import ExpertActivation
 from mhmoe_mm.callbacks.expert_report import Row
 from mhmoe_mm.callbacks.expert_stats import ALL
 from mhmoe_mm.command_line.program import build
+from mhmoe_mm.metrics.prediction_mean import PredictionMean
 from mhmoe_mm.moe.budget import shape_of
 from mhmoe_mm.moe.mh_moe import MHMoE, SparseMoE
 from mhmoe_mm.tasks.base import Task
@@ -79,7 +81,7 @@ def pretrain(name: str, net: str, data: Path, steps: int | None) -> Result:
         argv += ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(steps)]
     command = build(argv, Task)
     trainer, task, module = command.trainer, command.model, command.datamodule
-    start = trainer.validate(task, module, verbose=False)[0]
+    start = untrained(task, module)
     begin = time.monotonic()
     command.execute()
     minutes = (time.monotonic() - begin) / 60
@@ -88,13 +90,25 @@ def pretrain(name: str, net: str, data: Path, steps: int | None) -> Result:
     return Result(
         parameters=sum(p.numel() for p in task.parameters()),
         layer_macs=int(shape_of(layers[0]).active_macs),
-        start=dict(start),
+        start=start,
         end={key: float(value) for key, value in trainer.callback_metrics.items()},
         experts=next(c for c in trainer.callbacks if isinstance(c, ExpertActivation)).summary(),
         commonest=commonest_token_share(module),
         minutes=minutes,
         folder=Path(trainer.log_dir),
     )
+
+
+@torch.no_grad()
+def untrained(task: Task, data: ShardDataModule) -> dict[str, float]:
+    """Validation losses before the first step."""
+    means: dict[str, PredictionMean] = defaultdict(PredictionMean)
+    task.eval()
+    for batch in data.evaluation_loader("val"):
+        for name, prediction in task.losses(batch).predictions.items():
+            means[f"val/{name}"].update(prediction)
+    task.train()
+    return {name: float(mean.compute()["loss"]) for name, mean in means.items()}
 
 
 def commonest_token_share(data: ShardDataModule) -> float:

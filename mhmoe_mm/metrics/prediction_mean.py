@@ -24,11 +24,12 @@ class PredictionMean(Metric):
 
     def update(self, prediction: Prediction) -> None:
         """Add the predictions of one batch."""
-        self.loss += prediction.loss.detach() * prediction.predicted
-        self.predicted += prediction.predicted
+        # Not in place: a state that was reset in inference mode may only be replaced outside it.
+        self.loss = self.loss + prediction.loss.detach() * prediction.predicted
+        self.predicted = self.predicted + prediction.predicted
         if prediction.correct is not None:
-            self.correct += prediction.correct
-            self.judged += prediction.predicted
+            self.correct = self.correct + prediction.correct
+            self.judged = self.judged + prediction.predicted
 
     def compute(self) -> dict[str, Tensor]:
         """`loss`, and for predictions that are right or wrong also `accuracy` and `perplexity`.

@@ -64,7 +64,7 @@ def test_codes_are_scored_like_tokens(codebook):
 
 
 def test_what_is_no_codebook_is_refused_by_name(tmp_path, codebook):
-    with pytest.raises(ValueError, match="no codebook at 'nowhere.safetensors'"):
+    with pytest.raises(ValueError, match=r"no codebook at 'nowhere\.safetensors'"):
         PatchCodebook("nowhere.safetensors")
     (tmp_path / "text").write_text("hello")
     with pytest.raises(ValueError, match="text' is not a codebook"):

@@ -29,6 +29,13 @@ def open_folder(images: Path, captions: Path, problems: Problems) -> Iterator[So
     yield Source("folder", tuple(items), {captions.name: file_sha256(captions)})
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+
+
 def _item(images: Path, row: Row, problems: Problems) -> Item | None:
     path = images / row.image
     if not path.is_file():
@@ -41,7 +48,7 @@ def _item(images: Path, row: Row, problems: Problems) -> Item | None:
         id=row.image,
         split=row.split,
         captions=row.captions,
-        read=partial(path.read_bytes),
+        read=partial(_read, path),
         where=f"{row.where} ({row.image})",
         size=status.st_size,
         stamp=f"{status.st_size}-{status.st_mtime_ns}",

@@ -88,8 +88,10 @@ def write_shard(
         record = replace(record, bytes=index.bytes, sha256=index.sha256)
         write_record(record, record_path)
         publish(temporary, final)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(final)  # a failing write does not say where
         raise
     return record
 

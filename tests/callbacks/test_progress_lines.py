@@ -1,0 +1,52 @@
+"""Lines of progress say where the run is."""
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from mhmoe_mm.callbacks.progress_lines import ProgressLines
+
+
+class Line(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        self.log("train/loss", 0.25, prog_bar=True)
+        return (self.weight * batch).sum()
+
+    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.log("val/loss", 0.75)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def fit(seconds: float, **settings: object) -> None:
+    trainer = Trainer(
+        accelerator="cpu", callbacks=[ProgressLines(seconds)], logger=False,
+        enable_checkpointing=False, enable_model_summary=False, **settings,
+    )  # fmt: skip
+    trainer.fit(Line(), DataLoader(torch.ones(7)), DataLoader(torch.ones(2)))
+
+
+def test_the_last_step_and_every_validation_have_a_line(capsys: pytest.CaptureFixture[str]):
+    fit(seconds=1e9, max_epochs=2, num_sanity_val_steps=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(lines) == sorted(
+        [
+            "epoch 0  step 7/14  validated  val/loss 0.75",
+            "epoch 1  step 14/14  validated  val/loss 0.75",
+            next(line for line in lines if "step/s" in line),
+        ]
+    )
+    assert next(line for line in lines if "step/s" in line).startswith("epoch 1  step 14/14  ")
+
+
+def test_with_no_seconds_between_lines_every_step_has_one(capsys: pytest.CaptureFixture[str]):
+    fit(seconds=0.0, max_steps=5, limit_val_batches=0)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[1] for line in lines] == [f"step {n}/5" for n in range(1, 6)]
+    assert all(line.endswith("train/loss 0.25") for line in lines)

@@ -1,0 +1,46 @@
+"""Means over predictions, cut any way, in any grad mode."""
+
+import math
+
+import pytest
+import torch
+
+from mhmoe_mm.losses import Prediction
+from mhmoe_mm.metrics.prediction_mean import PredictionMean
+
+
+def prediction(loss, correct, predicted):
+    hits = None if correct is None else torch.tensor(correct)
+    return Prediction(torch.tensor(loss), hits, torch.tensor(predicted))
+
+
+def test_means_weigh_by_the_number_of_predictions():
+    metric = PredictionMean()
+    metric.update(prediction(1.0, 1, 2))
+    metric.update(prediction(3.0, 5, 6))
+    metric.update(prediction(0.0, 0, 0))
+    means = metric.compute()
+    assert means["loss"] == (2 * 1.0 + 6 * 3.0) / 8
+    assert means["accuracy"] == 6 / 8
+    assert means["perplexity"].item() == pytest.approx(math.exp(2.5))
+
+
+def test_what_is_neither_right_nor_wrong_has_only_a_loss():
+    metric = PredictionMean()
+    metric.update(prediction(0.5, None, 7))
+    assert metric.compute() == {"loss": torch.tensor(0.5)}
+
+
+def test_nothing_predicted_is_no_figure():
+    metric = PredictionMean()
+    metric.update(prediction(0.0, 0, 0))
+    assert metric.compute() == {}
+
+
+def test_a_metric_reset_in_inference_mode_counts_on_outside_it():
+    metric = PredictionMean()
+    with torch.inference_mode():
+        metric.update(prediction(1.0, 1, 1))
+        metric.reset()
+    metric.update(prediction(2.0, 0, 1))
+    assert metric.compute()["loss"] == 2.0

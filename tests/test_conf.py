@@ -1,0 +1,58 @@
+"""Every YAML of `conf/` says what it is and can be built; nets have a test of their own."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from mhmoe_mm.command_line.program import build
+from mhmoe_mm.tasks.base import Task
+
+CONF = Path(__file__).parents[1] / "conf"
+TRAINERS = sorted((CONF / "trainer").glob("*.yaml"))
+RUNS = sorted((CONF / "runs").glob("*.yaml"))
+
+
+def header(path: Path) -> str:
+    """The comment that a file starts with."""
+    match = re.match(r"(?:#.*\n)+", path.read_text())
+    return match[0] if match else ""
+
+
+def make_codebook(run: Path) -> None:
+    """The file that a run's image targets read, if they read one; its codes do not matter here."""
+    model = yaml.safe_load(run.read_text())["model"]["init_args"]
+    path = model.get("image_target", {}).get("init_args", {}).get("path")
+    if path is not None:
+        net = yaml.safe_load((run.parent / model["net"]).read_text())
+        size = net["init_args"]["patch_size"]
+        Path(path).parent.mkdir(parents=True)
+        codes = {"code": torch.zeros(5, 3 * size**2)}
+        save_file(codes, path, metadata={"patch_size": str(size)})
+
+
+@pytest.mark.parametrize("path", [*TRAINERS, *RUNS], ids=lambda path: path.stem)
+def test_a_file_says_how_to_run_it_and_what_to_expect(path: Path):
+    for word in ["Run", "Cost", "Expect"] if path in RUNS else ["Run"]:
+        assert re.search(rf"^# {word} ", header(path), re.MULTILINE), f"no # {word} in {path}"
+
+
+@pytest.mark.parametrize("trainer", TRAINERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("run", RUNS, ids=lambda path: path.stem)
+def test_every_run_can_be_built_with_every_trainer(
+    trainer: Path, run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.chdir(tmp_path)
+    make_codebook(run)
+    before = set(tmp_path.rglob("*"))
+    files = ["--config", str(trainer), "--config", str(run)]
+    # A trainer for hardware that may not be here is read, and then put on the CPU.
+    with torch.device("meta"):  # weights without memory, so that size does not matter
+        built = build(["fit", *files, "--trainer.accelerator", "cpu"], Task)
+    assert next(built.model.net.parameters()).is_meta
+    assert built.datamodule is not None
+    assert built.trainer.max_steps > 0 or built.trainer.max_epochs
+    assert set(tmp_path.rglob("*")) == before
