@@ -65,11 +65,13 @@ class Ledger:
                 "Skipped %d of at most %d: %s", self.total, self.max_errors, failure.sentence
             )
 
-    def report(self) -> None:
-        """Log the table of failures when there are new ones."""
-        if self.total > self._reported:
-            self._reported = self.total
-            log.warning("%d samples skipped so far: %s.", self.total, self.summary())
+    def report(self) -> bool:
+        """Log the table of failures when there are new ones; whether there were."""
+        if self.total == self._reported:
+            return False
+        self._reported = self.total
+        log.warning("%d samples skipped so far: %s.", self.total, self.summary())
+        return True
 
     def summary(self) -> str:
         """`2 x decode in 00000.tar, 1 x caption in 00003.tar`."""

@@ -75,6 +75,7 @@ class StepLoader:
         schedule: the positions of an epoch.
         progress: where to begin.
         ledger: counts what failed.
+        report: called with the last batch of each epoch, to show what failed.
     """
 
     def __init__(
@@ -83,11 +84,13 @@ class StepLoader:
         schedule: Schedule,
         progress: Progress,
         ledger: Ledger,
+        report: Callable[[], None],
     ):
         self.run = run
         self.schedule = schedule
         self.sampler = progress
         self.ledger = ledger
+        self.report = report
 
     def __len__(self) -> int:
         return self.schedule.num_steps()
@@ -97,7 +100,9 @@ class StepLoader:
         progress = self.sampler
         progress.handed_out = 0
         positions = self.schedule.positions(progress.epoch, progress.start)
-        for batch in checked(self.run(positions), len(positions), self.ledger):
+        for step, batch in enumerate(checked(self.run(positions), self.ledger), start=1):
+            if step == len(positions):
+                self.report()  # now, for Lightning does not ask for what comes after the last one
             progress.handed_out += 1
             yield batch
 
@@ -112,29 +117,35 @@ class StepLoader:
 class EvaluationLoader:
     """Batches of one rank for a pass over all samples."""
 
-    def __init__(self, run: Callable[[range], Iterator[Loaded]], num_steps: int, ledger: Ledger):
+    def __init__(
+        self,
+        run: Callable[[range], Iterator[Loaded]],
+        num_steps: int,
+        ledger: Ledger,
+        report: Callable[[], None],
+    ):
         self.run = run
         self.num_steps = num_steps
         self.ledger = ledger
+        self.report = report
 
     def __len__(self) -> int:
         return self.num_steps
 
     def __iter__(self) -> Iterator[PretrainingBatch]:
-        return checked(self.run(range(self.num_steps)), self.num_steps, self.ledger)
+        batches = checked(self.run(range(self.num_steps)), self.ledger)
+        for step, batch in enumerate(batches, start=1):
+            if step == self.num_steps:
+                self.report()
+            yield batch
 
 
-def checked(
-    batches: Iterator[Loaded], num_steps: int, ledger: Ledger
-) -> Iterator[PretrainingBatch]:
+def checked(batches: Iterator[Loaded], ledger: Ledger) -> Iterator[PretrainingBatch]:
     """The batches, with failures counted; raises `ShardError` when there were too many."""
-    for step, (batch, failures) in enumerate(batches):
+    for batch, failures in batches:
         ledger.add(failures)
         if batch is None:
             raise ShardError(f"No usable sample was found: {ledger.summary()}.")
-        if step == num_steps - 1:
-            # Before the last batch, because Lightning does not ask for what comes after it.
-            ledger.report()
         yield batch
 
 

@@ -105,7 +105,7 @@ class LocalShard:
     def __init__(self, path: Path, index: ShardIndex):
         self.path = path
         try:
-            self._file = path.open("rb", buffering=0)
+            self._file = path.open("rb", buffering=0)  # closed with the last reference to it
         except OSError as error:
             raise ShardError(f"Shard {path} cannot be opened: {error.strerror}.") from error
         found = os.fstat(self._file.fileno()).st_size

@@ -128,13 +128,14 @@ class ShardDataModule(LightningDataModule):
             run = partial(run_stream, feeds, schedule, self.loading)
         else:
             run = partial(run_steps, TrainingSteps(feeds, schedule), self.loading)
-        return StepLoader(run, schedule, self.progress, self.ledger)
+        return StepLoader(run, schedule, self.progress, self.ledger, self._report)
 
     def evaluation_loader(self, split: str, rank: int = 0, world: int = 1) -> EvaluationLoader:
         """Batches of one rank of a world that hold every sample of a split exactly once."""
         self.setup("validate" if split == "val" else split)
         steps = EvaluationSteps(self._feeds[split], rank, world)
-        return EvaluationLoader(partial(run_steps, steps, self.loading), len(steps), self.ledger)
+        run = partial(run_steps, steps, self.loading)
+        return EvaluationLoader(run, len(steps), self.ledger, self._report)
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch and samples consumed in it, over all ranks: valid at any number of ranks."""
@@ -158,6 +159,12 @@ class ShardDataModule(LightningDataModule):
         if self.sources[split] is None:
             return []  # Lightning's way of saying that there is nothing to do
         return self.evaluation_loader(split, *data_rank(self.trainer))
+
+    def _report(self) -> None:
+        """Show what was skipped so far: a warning on each rank, the counts of rank 0 in loggers."""
+        if self.ledger.report() and self.trainer is not None:
+            for logger in self.trainer.loggers:
+                logger.log_metrics(self.ledger.metrics(), step=self.trainer.global_step)
 
     def _total(self) -> int:
         """Samples an epoch."""

@@ -11,8 +11,8 @@ class ProgressLines(ProgressBar):
     """Prints a line every few seconds of training and one after each validation.
 
     Takes the place of Lightning's progress bar. A line holds the epoch, the step, the speed since
-    the last line and the metrics that were logged with `prog_bar=True`; after a validation, every
-    metric of the validation.
+    the last line and the metrics that were logged with `prog_bar=True`; after a validation, the
+    metrics named `val/...`, less those a level deeper (`val/experts/...`).
     """
 
     def __init__(self, seconds: float = 10.0) -> None:
@@ -51,7 +51,8 @@ class ProgressLines(ProgressBar):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            metrics = {k: v for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+            logged = trainer.callback_metrics.items()
+            metrics = {k: v for k, v in logged if k.startswith("val/") and k.count("/") == 1}
             self._line(trainer, "validated", metrics)
 
     def _line(self, trainer: pl.Trainer, what: str, metrics: dict[str, Any]) -> None:

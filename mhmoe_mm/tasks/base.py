@@ -125,9 +125,10 @@ class Task(LightningModule, ABC):
             means = metric.compute() if metric.update_called else {}
             metric.reset()
             for what, value in means.items():
-                self.log(f"{stage}/{name}" if what == "loss" else f"{stage}/{name}_{what}", value)
+                key = f"{stage}/{name}" if what == "loss" else f"{stage}/{name}_{what}"
+                self.log(key, value, sync_dist=True)
             total = total + self.objectives[name] * means.get("loss", 0.0)
-        self.log(f"{stage}/loss", total, prog_bar=True)
+        self.log(f"{stage}/loss", total, prog_bar=True, sync_dist=True)
 
     def _weighted(self, predictions: dict[str, Prediction]) -> Tensor:
         losses = [self.objectives[name] * p.loss for name, p in predictions.items()]

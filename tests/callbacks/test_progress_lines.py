@@ -18,7 +18,7 @@ class Line(LightningModule):
         return (self.weight * batch).sum()
 
     def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
-        self.log("val/loss", 0.75)
+        self.log_dict({"val/loss": 0.75, "val/deeper/loss": 0.5})
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), 0.1)

@@ -1,4 +1,4 @@
-"""A folder with the configuration of the stand-in task, and the program run in it, in this process."""
+"""A folder with the stand-in's configuration, and the program run there in this process."""
 
 import warnings
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A small task with the shape of the real ones: a net whose layout holds factories that hold factories."""
+"""A small task in the shape of the real ones: factories that hold factories make its net."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -72,7 +72,9 @@ class Net(nn.Module):
     def __init__(self, layout: Layout, dim: int = 6, num_layers: int = 4):
         super().__init__()
         self.dim, self.layout = dim, layout
-        kinds = [layout.sparse if i % 2 and layout.sparse else layout.dense for i in range(num_layers)]
+        kinds = [
+            layout.sparse if i % 2 and layout.sparse else layout.dense for i in range(num_layers)
+        ]
         self.blocks = nn.Sequential(*(kind(dim) for kind in kinds))
 
     def forward(self, x: Tensor) -> Tensor:

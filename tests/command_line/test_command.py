@@ -1,4 +1,4 @@
-"""What a configuration comes to: includes, overrides, interpolations, factories, hyper-parameters."""
+"""What a configuration comes to, from includes and overrides to what a checkpoint keeps."""
 
 import copy
 import csv

@@ -143,16 +143,12 @@ def test_a_denied_module_is_not_even_imported(program: Program, folder: Path):
     assert "evil" not in sys.modules
 
 
-def test_a_plugin_may_be_named(
-    program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_plugin_may_be_named(program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch):
     lines = "from lightning.pytorch import Callback\nclass Extra(Callback): ...\n"
     for module in ("trusted_one", "trusted_two"):
         (folder / f"{module}.py").write_text(lines)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    outcome = program(
-        "fit", "--plugin", "trusted_one", "--trainer.callbacks+", "trusted_one.Extra"
-    )
+    outcome = program("fit", "--plugin", "trusted_one", "--trainer.callbacks+", "trusted_one.Extra")
     assert outcome.status == 0
     monkeypatch.setenv("MHMOE_PLUGINS", "trusted_two")
     assert program("fit", "--trainer.callbacks+", "trusted_two.Extra").status == 0
@@ -161,7 +157,9 @@ def test_a_plugin_may_be_named(
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_bad_data_in_training_is_one_sentence(program: Program, workers: str):
-    outcome = program("fit", "--data.fault", "image", "--data.workers", workers, "--trainer.max_steps=9")
+    outcome = program(
+        "fit", "--data.fault", "image", "--data.workers", workers, "--trainer.max_steps=9"
+    )
     assert outcome.status == 1
     assert sentence(outcome) == "00003.tar: sample 000000005: the image ends after 17 bytes."
 

@@ -37,8 +37,8 @@ def test_counts_are_kept_by_kind_and_shard_and_reported_once(caplog):
         "data/skipped/bytes": 1,
     }
     caplog.clear()
-    ledger.report()
-    ledger.report()
+    assert ledger.report()
+    assert not ledger.report()
     assert [record.message for record in caplog.records] == [
         "4 samples skipped so far: 1 x bytes in 00000.tar, 2 x decode in 00000.tar, "
         "1 x decode in 00001.tar."

@@ -7,7 +7,9 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 
+from datamodules.decoders import Limits
 from datamodules.loading import Loading
 from datamodules.shards import ShardDataModule
 from datamodules.sources import Source, Sources
@@ -71,7 +73,7 @@ def fit(data, folder, epochs=3, resume=None, callbacks=(), every=1, **options):
         accelerator="cpu",
         max_epochs=epochs,
         callbacks=[saver, *callbacks],
-        logger=False,
+        logger=options.pop("logger", False),
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -129,6 +131,16 @@ def test_a_limited_epoch_still_starts_the_next_at_its_beginning(make_module, tmp
     seen = fit(make_module(), tmp_path, epochs=2, limit_train_batches=4).seen
     full = fit(make_module(), tmp_path, epochs=2).seen
     assert seen == [row for row in full if row[1] < 4]
+
+
+def test_skipped_samples_reach_the_logger(make_module, make_shards, tmp_path):
+    def change(number, content):
+        return content | {"png": b"broken"} if number == 6 else content
+
+    make_shards(COUNTS, change=change)
+    logger = CSVLogger(tmp_path, version="0")
+    fit(make_module(1, limits=Limits(max_errors=1)), tmp_path, epochs=2, logger=logger)
+    assert logger.experiment.metrics_keys.count("data/skipped/decode") == 1
 
 
 def test_validation_runs_in_full_and_without_a_source_not_at_all(make_module, tmp_path):
