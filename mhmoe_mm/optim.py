@@ -96,11 +96,7 @@ def parameter_groups(
 
 
 class AdamW(torch.optim.AdamW):
-    """AdamW over `parameter_groups`, in one fused kernel where the device has it.
-
-    Turn `fused` off for `16-mixed` precision with gradient clipping: Lightning cannot clip what the
-    kernel unscales.
-    """
+    """AdamW over `parameter_groups`, in one fused kernel where the device has it."""
 
     def __init__(
         self,
@@ -118,6 +114,9 @@ class AdamW(torch.optim.AdamW):
         groups = parameter_groups(named, lr, weight_decay, no_decay, layer_decay, head, head_scale)
         usable = all(p.device.type in _FUSED for group in groups for p in group["params"])
         super().__init__(groups, lr=lr, betas=betas, eps=eps, fused=fused and usable)
+        # The kernel could unscale gradients itself, and Lightning then refuses to clip them, under
+        # bf16-mixed too, where nothing is scaled: leave unscaling to the trainer.
+        self._step_supports_amp_scaling = False
 
 
 def _warmed_up(

@@ -8,6 +8,7 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import nn
 
+from mhmoe_mm.command_line.options import restrict_imports
 from mhmoe_mm.moe import MHMoE, SparseMoE
 
 NETS = Path(__file__).parents[2] / "conf" / "nets"
@@ -21,11 +22,12 @@ class Holder:
 
 
 def built(path: Path, *options: str) -> nn.Module:
+    restrict_imports([Holder.__module__])  # as the program does; it holds for the whole process
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Holder, "model")
     model = [f"--model={Holder.__module__}.Holder", f"--model.net={path}"]
     config = parser.parse_args([*model, *(f"--model.{option}" for option in options)])
-    return parser.instantiate_classes(config).model.net
+    return parser.instantiate(config).model.net
 
 
 def on_meta(name: str, *options: str) -> nn.Module:

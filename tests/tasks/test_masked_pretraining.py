@@ -165,3 +165,12 @@ def test_steps_hand_out_detached_loads_under_the_paths_of_their_layers():
 def test_a_target_of_another_patch_size_is_refused():
     with pytest.raises(ValueError, match="patches of 4 pixels, but the network reads patches of 5"):
         MaskedPretraining(small_net(), NormalizedPixels(4))
+
+
+def test_the_default_optimizer_trains_in_mixed_precision_with_clipped_gradients():
+    model = task(optimizer=partial(AdamW, lr=3e-3), schedule=WarmupConstant)
+    before = model.losses(batch()).predictions["pair_text"].loss.item()
+    trainer = train(model, [batch()] * 30, precision="bf16-mixed", gradient_clip_val=1.0)
+    assert trainer.optimizers[0].defaults["fused"]
+    after = model.losses(batch()).predictions["pair_text"].loss.item()
+    assert after < 0.9 * before
