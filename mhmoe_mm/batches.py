@@ -60,6 +60,83 @@ class PretrainingBatch(NamedTuple):
     pair: PairBatch | None
 
 
+class VqaBatch(NamedTuple):
+    """Questions about images, with a soft score for every answer of the vocabulary.
+
+    Here and in the batches below `valid` is false in the rows that only fill up an evaluation's
+    last batch, so that every rank gets as many; metrics leave them out, and no loss counts them.
+    """
+
+    pixel: Tensor
+    """uint8 (batch 3 height width)."""
+    token: Tensor
+    """int64 (batch seq), the question: `<s> tokens </s>`, then padding."""
+    pad: Tensor
+    """bool (batch seq), true at padding."""
+    target: Tensor
+    """float32 (batch answers), in [0, 1]: how right each answer is; all 0 where none is known."""
+    question_id: list[str | int]
+    valid: Tensor
+    """bool (batch)."""
+    key: list[str]
+    """Where each sample came from: `shard/key`."""
+
+
+class RetrievalBatch(NamedTuple):
+    """Images and a caption of each; fields as in `VqaBatch`."""
+
+    pixel: Tensor
+    token: Tensor
+    pad: Tensor
+    image_id: Tensor
+    """int64 (batch), equal where captions are of the same image."""
+    valid: Tensor
+    key: list[str]
+
+
+class Nlvr2Batch(NamedTuple):
+    """Sentences that are true or false of two images; fields as in `VqaBatch`."""
+
+    left: Tensor
+    """uint8 (batch 3 height width)."""
+    right: Tensor
+    """uint8 (batch 3 height width)."""
+    token: Tensor
+    pad: Tensor
+    label: Tensor
+    """int64 (batch), 1 where the sentence is true."""
+    identifier: list[str]
+    """As the data set names its examples: `split-set-pair-sentence`."""
+    valid: Tensor
+    key: list[str]
+
+
+class CaptionBatch(NamedTuple):
+    """Images and captions of which some tokens are to be predicted; fields as in `VqaBatch`."""
+
+    pixel: Tensor
+    token: Tensor
+    """int64 (batch seq), corrupted while training; in an evaluation as it is."""
+    target: Tensor
+    """int64 (batch seq), the original token where it is predicted, `IGNORED` elsewhere."""
+    pad: Tensor
+    image_id: list[str]
+    references: list[list[str]]
+    """All captions of each image, for the evaluation; empty lists while training."""
+    valid: Tensor
+    key: list[str]
+
+
+class ClassBatch(NamedTuple):
+    """Images of one class each; fields as in `VqaBatch`."""
+
+    pixel: Tensor
+    label: Tensor
+    """int64 (batch)."""
+    valid: Tensor
+    key: list[str]
+
+
 def normalized(pixel: Tensor, mean: float = 0.5, std: float = 0.5) -> Tensor:
     """Pixels as the networks read them: uint8 (batch 3 height width) to float32, `(pixel / 255 -
     mean) / std`.

@@ -52,7 +52,7 @@ class Result(NamedTuple):
 def prepare(data: Path) -> None:
     """The corpus, its tokenizer and its codebook; what is there already stays."""
     tokenizer, codebook = data / "tokenizer.json", data / "codebook.safetensors"
-    patches = ["--patch-size", "4", "--codes", "128", "--image-size", "32", "--out"]
+    patches = ["--patch-size", "8", "--codes", "128", "--image-size", "32", "--out"]
     steps: list[tuple[Path, Callable[[list[str]], int], list[str]]] = [
         (data / "card.json", build_shards, ["shapes", "--out", str(data)]),
         (

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from mhmoe_mm.callbacks.progress_lines import ProgressLines
+from mhmoe_mm.callbacks.step_bar import StepBar
 from mhmoe_mm.command_line.refusals import Refused
 from mhmoe_mm.command_line.resume import RUNS, compare, find_checkpoint, read_hyper_parameters
 from mhmoe_mm.command_line.saved_config import SaveConfig, redacted
@@ -155,8 +156,8 @@ class Command(LightningCLI):
             callbacks = [known for known in callbacks if not isinstance(known, ModelCheckpoint)]
         own_bar = any(isinstance(known, ProgressBar) for known in given)
         bar_wanted = config.get("enable_progress_bar") is not False
-        if bar_wanted and not own_bar and not sys.stdout.isatty():
-            given.append(ProgressLines())
+        if bar_wanted and not own_bar:
+            given.append(StepBar() if sys.stdout.isatty() else ProgressLines())
         given.append(_Started(self))
         trainer = super()._instantiate_trainer({**config, "callbacks": given}, callbacks)
         for logger in trainer.loggers:
