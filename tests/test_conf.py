@@ -28,7 +28,7 @@ def make_codebook(run: Path) -> None:
     path = model.get("image_target", {}).get("init_args", {}).get("path")
     if path is not None:
         net = yaml.safe_load((run.parent / model["net"]).read_text())
-        size = net["init_args"]["patch_size"]
+        size = net["init_args"].get("patch_size", 16)  # the default of BEiT3
         Path(path).parent.mkdir(parents=True)
         codes = {"code": torch.zeros(5, 3 * size**2)}
         save_file(codes, path, metadata={"patch_size": str(size)})

@@ -95,9 +95,9 @@ def test_the_tiny_nets_encode_a_pair(name):
     net = built(NETS / f"{name}.yaml")
     pad = torch.arange(13) >= torch.tensor([[13], [6]])
     encoded = net(torch.randn(2, 3, 32, 32), torch.randint(2048, (2, 13)), pad)
-    assert encoded.hidden.shape == (2, 65 + 13, 128)
+    assert encoded.hidden.shape == (2, 17 + 13, 128)
     for path, load in encoded.loads.items():
         layer = net.get_submodule(path)
         pieces = layer.num_heads if isinstance(layer, MHMoE) else 1
-        assert load.token.tolist() == [2 * 65 * pieces, 19 * pieces]
+        assert load.token.tolist() == [2 * 17 * pieces, 19 * pieces]
     assert len(encoded.loads) == (0 if name == "tiny_dense" else 2)

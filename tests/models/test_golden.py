@@ -19,7 +19,7 @@ SIZES = json.loads((GOLDEN / "beit3_tiny.json").read_text())
 def read(name: str) -> dict[str, dict[str, torch.Tensor]]:
     groups: dict[str, dict[str, torch.Tensor]] = {}
     for key, value in load_file(GOLDEN / name).items():
-        group, name = key.split("/")
+        group, _, name = key.rpartition("/")
         groups.setdefault(group, {})[name] = value
     return groups
 
