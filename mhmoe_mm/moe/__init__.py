@@ -1,16 +1,11 @@
 """Mixture-of-experts layers: the heart of the project. Knows tensors only."""
 
 from mhmoe_mm.moe.backends import Backend, GroupedBackend, LoopBackend
+from mhmoe_mm.moe.balanced_routers import BiasBalancedRouter, ExpertChoiceRouter
 from mhmoe_mm.moe.capacity import Capacity
 from mhmoe_mm.moe.experts import Experts, GeluExperts, SwiGLUExperts
 from mhmoe_mm.moe.mh_moe import MHMoE, SparseMoE
-from mhmoe_mm.moe.routers import (
-    BiasBalancedRouter,
-    ExpertChoiceRouter,
-    GShardRouter,
-    SwitchRouter,
-    TopKRouter,
-)
+from mhmoe_mm.moe.routers import GShardRouter, SwitchRouter, TopKRouter
 from mhmoe_mm.moe.routing import Kinds, Load, Plan, Router, total_load
 from mhmoe_mm.moe.scorers import CosineScorer, LinearScorer, Scorer, XMoEScorer
 

@@ -109,6 +109,21 @@ class Router(nn.Module, ABC):
         self.scorer.project()
 
 
+def check_top_k(top_k: int, num_experts: int) -> None:
+    """Refuse a number of experts per token that cannot be."""
+    if not 1 <= top_k <= num_experts:
+        raise ValueError(
+            f"top_k={top_k} experts per token cannot be chosen among num_experts={num_experts}; "
+            "it is between 1 and the number of experts."
+        )
+
+
+def normalized(gate: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    """The same weights divided by their sum."""
+    total = gate.sum(dim=1, keepdim=True)
+    return gate / total.clamp(min=torch.finfo(gate.dtype).eps)
+
+
 def nowhere_if_padding(
     expert: Int[Tensor, "n k"], keep: Bool[Tensor, " n"] | None, num_experts: int
 ) -> Int[Tensor, "n k"]:

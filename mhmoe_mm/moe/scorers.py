@@ -6,6 +6,7 @@ decides on the fourth.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,10 @@ class Scorer(nn.Module, ABC):
 
     def project(self) -> None:
         """Put constrained parameters back where they belong; called once per optimizer step."""
+
+
+ScorerFactory = Callable[[int, int], Scorer]
+"""Makes a scorer from (width, num_experts)."""
 
 
 class LinearScorer(Scorer):

@@ -72,6 +72,16 @@ def test_features_that_are_all_alike_recall_nothing():
     assert not any(figures.values())
 
 
+@pytest.mark.parametrize("dim", [97, 389, 769])
+def test_equal_features_tie_wherever_they_stand(dim):
+    # Each image is there twice, so that a text's own image always ties with a wrong one.
+    generator = torch.Generator().manual_seed(dim)
+    image = torch.randn(67, dim, generator=generator).repeat(2, 1)
+    text = image + 0.1 * torch.randn(134, dim, generator=generator)
+    for order in (torch.arange(134), torch.randperm(134, generator=generator)):
+        assert (ranks(text, torch.arange(134), image[order], order, 1009) > 0).all()
+
+
 def test_recall_does_not_depend_on_order_or_batches():
     image, text, image_id = pairs()
     order = torch.randperm(len(image_id), generator=torch.Generator().manual_seed(11))

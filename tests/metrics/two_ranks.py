@@ -38,7 +38,9 @@ def update(name, metric, rows, valid):
         metric.update((number % 7 > 0).long(), torch.ones_like(number), names, valid)
     elif name == "vqa":
         people = [tuple(words(*(i * j for j in range(10)))) for i in rows]
-        kinds = [Annotation(p, f"kind {len(set(p))}", WORDS[i % 2]) for i, p in zip(rows, people)]
+        kinds = [
+            Annotation(p, f"kind {i % 8}", WORDS[i % 2]) for i, p in zip(rows, people, strict=True)
+        ]
         metric.update(words(*rows), kinds, rows, valid)
     else:
         known = [[" ".join(words(*range(i, i + 5 + r))) for r in range(3)] for i in rows]

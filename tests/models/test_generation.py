@@ -6,13 +6,8 @@ from functools import partial
 import pytest
 import torch
 
-from mhmoe_mm.models.generation import (
-    Decoding,
-    Reader,
-    caption_visible,
-    check_causal,
-    generate,
-)
+from mhmoe_mm.models.caption_reader import Reader, caption_visible, check_causal
+from mhmoe_mm.models.generation import Decoding, generate
 from mhmoe_mm.models.heads import MaskedLanguageHead
 from mhmoe_mm.models.multiway import SharedLayout
 from mhmoe_mm.moe import ExpertChoiceRouter, GeluExperts, MHMoE, SparseMoE, TopKRouter

@@ -10,7 +10,7 @@ from mhmoe_mm.losses import (
     masked_cross_entropy,
     soft_binary_cross_entropy,
 )
-from mhmoe_mm.models.generation import Reader, caption_visible
+from mhmoe_mm.models.caption_reader import Reader, caption_visible
 from mhmoe_mm.models.heads import (
     AnswerHead,
     ClassHead,
@@ -77,10 +77,10 @@ def test_answers_their_loss_and_their_score(heads, given):
 @torch.no_grad()
 def test_the_vectors_of_retrieval_and_their_loss(heads, given):
     case = heads["retrieval"]["value"]
-    parts = {"image_head": EmbeddingHead(DIM), "text_head": EmbeddingHead(DIM)}
+    parts = {"vision_head": EmbeddingHead(DIM), "language_head": EmbeddingHead(DIM)}
     task, net = released(heads, "retrieval", **parts), net_of(heads, "retrieval")
-    image = task["image_head"](net(given["image"], None).hidden[:, 0])
-    text = task["text_head"](net(None, given["text"], given["pad"]).hidden[:, 0])
+    image = task["vision_head"](net(given["image"], None).hidden[:, 0])
+    text = task["language_head"](net(None, given["text"], given["pad"]).hidden[:, 0])
     close(image, case["vision_cls"])
     close(text, case["language_cls"])
     scale = heads["retrieval"]["weight"]["logit_scale"].exp()

@@ -4,7 +4,18 @@ from functools import partial
 
 import torch
 
-from mhmoe_mm.batches import IGNORED, ImageBatch, PairBatch, PretrainingBatch, TextBatch
+from mhmoe_mm.batches import (
+    IGNORED,
+    CaptionBatch,
+    ClassBatch,
+    ImageBatch,
+    Nlvr2Batch,
+    PairBatch,
+    PretrainingBatch,
+    RetrievalBatch,
+    TextBatch,
+    VqaBatch,
+)
 from mhmoe_mm.models.beit3 import BEiT3
 from mhmoe_mm.models.ffn import GeluFFN
 from mhmoe_mm.models.multiway import SharedLayout
@@ -50,3 +61,46 @@ def pairs(n: int, seed: int = 0) -> PairBatch:
 
 def batch(n: int = 3, seed: int = 0) -> PretrainingBatch:
     return PretrainingBatch(images(n, seed), texts(n + 1, seed), pairs(n + 2, seed))
+
+
+def questions(n: int, answers: int = 7, seed: int = 0) -> VqaBatch:
+    """Question i has the answers i and i + 1, with scores 1 and 0.3."""
+    image, text = images(n, seed), texts(n, seed)
+    place = torch.arange(n)
+    target = torch.zeros(n, answers)
+    target[place, (place + 1) % answers] = 0.3
+    target[place, place % answers] = 1.0
+    valid = torch.ones(n, dtype=torch.bool)
+    ids: list[str | int] = list(range(100, 100 + n))
+    return VqaBatch(image.pixel, text.token, text.pad, target, ids, valid, image.key)
+
+
+def captioned(n: int, seed: int = 0, same: int = 1) -> RetrievalBatch:
+    """`same` rows after each other have the same image."""
+    image, text = images(n, seed), texts(n, seed)
+    of_row = torch.arange(n) // same
+    valid = torch.ones(n, dtype=torch.bool)
+    return RetrievalBatch(image.pixel[of_row], text.token, text.pad, of_row + 40, valid, image.key)
+
+
+def statements(n: int, seed: int = 0) -> Nlvr2Batch:
+    left, right, text = images(n, seed), images(n, seed + 1), texts(n, seed)
+    label = torch.arange(n) % 2
+    names = [f"dev-{i // 2}-{i % 2}-0" for i in range(n)]
+    valid = torch.ones(n, dtype=torch.bool)
+    return Nlvr2Batch(left.pixel, right.pixel, text.token, text.pad, label, names, valid, left.key)
+
+
+def captions(n: int, seed: int = 0) -> CaptionBatch:
+    image, text = images(n, seed), texts(n, seed)
+    valid = torch.ones(n, dtype=torch.bool)
+    names = [f"image{i}" for i in range(n)]
+    return CaptionBatch(
+        image.pixel, text.token, text.target, text.pad, names, [[]] * n, valid, image.key
+    )
+
+
+def classes(n: int, num_classes: int = 5, seed: int = 0) -> ClassBatch:
+    image = images(n, seed)
+    valid = torch.ones(n, dtype=torch.bool)
+    return ClassBatch(image.pixel, torch.arange(n) % num_classes, valid, image.key)

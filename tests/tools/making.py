@@ -88,7 +88,7 @@ def samples_in(folder: Path) -> list[dict]:
     for shard in sorted(folder.rglob("*.tar")):
         with tarfile.open(shard) as tar:
             for member in tar:
-                key, extension = member.name.split(".")
+                key, _, extension = member.name.partition(".")
                 sample = samples.setdefault(key, {"split": shard.parent.name, "shard": shard.name})
                 file = tar.extractfile(member)
                 assert file is not None
