@@ -19,6 +19,8 @@ from datamodules.errors import SampleError
 from datamodules.images import decode_image
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
+SIDES = ("left", "right")
+"""The images of a pair: `key.left.png` and `key.right.png`."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def _image(data: np.ndarray, limits: Limits) -> Tensor:
 
 DECODERS: dict[str, Callable[[np.ndarray, Limits], Any]] = {
     **dict.fromkeys(IMAGES, _image),
+    **{f"{side}.{kind}": _image for side in SIDES for kind in IMAGES},
     "txt": _text,
     "json": _json,
     "cls": _class,

@@ -15,18 +15,36 @@ def choose_caption(
     one of them; both drawn by `choice`, each language that the sample has with equal chance.
     """
     if languages is None:
-        lines = [line.strip() for line in sample.decode("txt").splitlines() if line.strip()]
-        if not lines:
-            raise sample.error("caption", "is empty", "txt")
-        return choice.choice(lines), UNKNOWN
+        return choice.choice(_lines(sample)), UNKNOWN
+    captions = _captions_in(sample, languages)
+    language = choice.choice(list(captions))
+    return choice.choice(captions[language]), language
+
+
+def all_captions(sample: Sample, languages: list[str] | None) -> list[str]:
+    """What `choose_caption` draws from, in order."""
+    if languages is None:
+        return _lines(sample)
+    captions = _captions_in(sample, languages)
+    return [caption for texts in captions.values() for caption in texts]
+
+
+def _lines(sample: Sample) -> list[str]:
+    lines = [line.strip() for line in sample.decode("txt").splitlines() if line.strip()]
+    if not lines:
+        raise sample.error("caption", "is empty", "txt")
+    return lines
+
+
+def _captions_in(sample: Sample, languages: list[str]) -> dict[str, list[str]]:
+    """The captions in those of `languages` that the sample has, in this order."""
     captions = _captions(sample)
-    usable = [language for language in languages if captions.get(language)]
+    usable = {language: captions[language] for language in languages if captions.get(language)}
     if not usable:
         there = ", ".join(language for language in captions if captions[language]) or "none"
         wanted = ", ".join(languages)
         raise sample.error("language", f"has no caption in {wanted}; it has: {there}", "json")
-    language = choice.choice(usable)
-    return choice.choice(captions[language]), language
+    return usable
 
 
 def _captions(sample: Sample) -> dict[str, list[str]]:

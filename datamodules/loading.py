@@ -14,7 +14,6 @@ from datamodules.errors import Ledger
 from datamodules.members import ShardError
 from datamodules.order import Position, Schedule
 from datamodules.steps import Loaded
-from mhmoe_mm.batches import PretrainingBatch
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class StepLoader:
     def __len__(self) -> int:
         return self.schedule.num_steps()
 
-    def __iter__(self) -> Iterator[PretrainingBatch]:
+    def __iter__(self) -> Iterator[Any]:
         # A generator runs at the first next(): Lightning calls iter() before it sets the epoch.
         progress = self.sampler
         progress.handed_out = 0
@@ -132,7 +131,7 @@ class EvaluationLoader:
     def __len__(self) -> int:
         return self.num_steps
 
-    def __iter__(self) -> Iterator[PretrainingBatch]:
+    def __iter__(self) -> Iterator[Any]:
         batches = checked(self.run(range(self.num_steps)), self.ledger)
         for step, batch in enumerate(batches, start=1):
             if step == self.num_steps:
@@ -140,7 +139,7 @@ class EvaluationLoader:
             yield batch
 
 
-def checked(batches: Iterator[Loaded], ledger: Ledger) -> Iterator[PretrainingBatch]:
+def checked(batches: Iterator[Loaded], ledger: Ledger) -> Iterator[Any]:
     """The batches, with failures counted; raises `ShardError` when there were too many."""
     for batch, failures in batches:
         ledger.add(failures)

@@ -119,11 +119,7 @@ class TextMask:
         corrupted, target = list(ids), [IGNORED] * len(ids)
         for at in self._chosen(ids, words, choice):
             target[at] = ids[at]
-            fate = choice.random()
-            if fate < self.masking.mask_share:
-                corrupted[at] = self.tokenizer.mask
-            elif fate < self.masking.mask_share + self.masking.random_share:
-                corrupted[at] = choice.choice(self.tokenizer.ordinary)
+            corrupted[at] = disguised(ids[at], self.tokenizer, self.masking, choice)
         return corrupted, target
 
     def _chosen(self, ids: list[int], words: list[int], choice: random.Random) -> list[int]:
@@ -142,3 +138,35 @@ class TextMask:
             if not chosen or len(chosen) + len(group) <= wanted:
                 chosen += group
         return chosen
+
+
+class CaptionMask:
+    """Corrupts `share` of a caption's tokens to learn to write it: `</s>` too, never `<s>`.
+
+    Of n tokens with `<s>` and `</s>`, round(n * share) are chosen, at least one and at most n - 1
+    (BEiT-3's captioning).
+    """
+
+    def __init__(self, tokenizer: Tokenizer, share: float, masking: Masking):
+        self.tokenizer = tokenizer
+        self.share = share
+        self.masking = masking
+
+    def __call__(self, ids: list[int], choice: random.Random) -> tuple[list[int], list[int]]:
+        """(corrupted ids, targets): the original id where it is to be predicted, else `IGNORED`."""
+        corrupted, target = list(ids), [IGNORED] * len(ids)
+        wanted = max(1, min(len(ids) - 1, int(len(ids) * self.share + 0.5)))
+        for at in choice.sample(range(1, len(ids)), wanted):
+            target[at] = ids[at]
+            corrupted[at] = disguised(ids[at], self.tokenizer, self.masking, choice)
+        return corrupted, target
+
+
+def disguised(token: int, tokenizer: Tokenizer, masking: Masking, choice: random.Random) -> int:
+    """What stands in the place of a chosen token: `<mask>`, another token, or itself."""
+    fate = choice.random()
+    if fate < masking.mask_share:
+        return tokenizer.mask
+    if fate < masking.mask_share + masking.random_share:
+        return choice.choice(tokenizer.ordinary)
+    return token

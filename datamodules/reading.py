@@ -61,12 +61,23 @@ class Sample:
         """`shard/key`, as batches carry it."""
         return f"{self.shard.rsplit('/', 1)[-1]}/{self.key}"
 
-    def image(self) -> Tensor:
-        """The image, uint8 (3 height width)."""
-        for extension in IMAGES:
+    def image(self, side: str = "") -> Tensor:
+        """The image, or the `left` or `right` one of a pair, uint8 (3 height width)."""
+        for kind in IMAGES:
+            extension = f"{side}.{kind}" if side else kind
             if extension in self.sizes:
                 return self.decode(extension)
-        raise self.error("missing", f"has no image, only {self.members()}")
+        which = f"{side} image" if side else "image"
+        raise self.error("missing", f"has no {which}, only {self.members()}")
+
+    def about(self) -> dict[str, Any]:
+        """What `.json` says, an object; empty where there is none."""
+        if "json" not in self.sizes:
+            return {}
+        table = self.decode("json")
+        if not isinstance(table, dict):
+            raise self.error("decode", "cannot be used: it is not an object", "json")
+        return table
 
     def decode(self, extension: str) -> Any:
         """A member as what its extension says it is; `SampleError` names shard, key and cause."""

@@ -15,7 +15,7 @@ from datamodules.language import choose_caption
 from datamodules.masking import BlockMask, Masking, TextMask
 from datamodules.reading import Sample
 from datamodules.tokenization import Tokenizer
-from datamodules.transforms import View, evaluation_view, training_view
+from datamodules.transforms import View, seen
 from mhmoe_mm.batches import IGNORED, ImageBatch, PairBatch, TextBatch
 
 LENGTH_STEP = 8
@@ -67,11 +67,7 @@ class ImageSample:
         self.mask = BlockMask(view.grid, view.grid, masking)
 
     def __call__(self, sample: Sample, choice: random.Random) -> ImageRow:
-        image = sample.image()
-        if self.training:
-            pixel = training_view(image, self.view, choice)
-        else:
-            pixel = evaluation_view(image, self.view)
+        pixel = seen(sample.image(), self.view, self.training, choice)
         return ImageRow(pixel, self.mask(choice), sample.name)
 
 
@@ -105,11 +101,28 @@ class PairSample:
         return PairRow(self.image(sample, choice), text)
 
 
+def stack_pixels(pixels: list[Tensor]) -> Tensor:
+    """Images as one tensor (batch 3 height width), in memory channels last as the decoders leave
+    them: turning them costs more.
+    """
+    return torch.stack([pixel.permute(1, 2, 0) for pixel in pixels]).permute(0, 3, 1, 2)
+
+
+def stack_tokens(rows: list[list[int]], fill: int, max_tokens: int) -> tuple[Tensor, Tensor]:
+    """(ids, whether it is padding), (batch seq) both: filled up with `fill` to the longest row in
+    steps of `LENGTH_STEP`, at most `max_tokens`.
+    """
+    longest = max(len(row) for row in rows)
+    length = min(max_tokens, -(-longest // LENGTH_STEP) * LENGTH_STEP)
+    size = torch.tensor([len(row) for row in rows])
+    ids = torch.tensor([row + [fill] * (length - len(row)) for row in rows])
+    return ids, torch.arange(length) >= size[:, None]
+
+
 def collate_images(rows: list[ImageRow]) -> ImageBatch:
-    """Stack images, in memory channels last as the decoders leave them: turning them costs more."""
-    pixel = torch.stack([row.pixel.permute(1, 2, 0) for row in rows])
+    """Stack images."""
     return ImageBatch(
-        pixel=pixel.permute(0, 3, 1, 2),
+        pixel=stack_pixels([row.pixel for row in rows]),
         masked=torch.stack([row.masked for row in rows]),
         key=[row.key for row in rows],
     )
@@ -123,15 +136,12 @@ class TextCollate:
         self.max_tokens = max_tokens
 
     def __call__(self, rows: list[TextRow]) -> TextBatch:
-        longest = max(len(row.token) for row in rows)
-        length = min(self.max_tokens, -(-longest // LENGTH_STEP) * LENGTH_STEP)
-        token = [row.token + [self.pad] * (length - len(row.token)) for row in rows]
-        target = [row.target + [IGNORED] * (length - len(row.target)) for row in rows]
-        size = torch.tensor([len(row.token) for row in rows])
+        token, pad = stack_tokens([row.token for row in rows], self.pad, self.max_tokens)
+        target, _ = stack_tokens([row.target for row in rows], IGNORED, self.max_tokens)
         return TextBatch(
-            token=torch.tensor(token),
-            target=torch.tensor(target),
-            pad=torch.arange(length) >= size[:, None],
+            token=token,
+            target=target,
+            pad=pad,
             language=[row.language for row in rows],
             key=[row.key for row in rows],
         )

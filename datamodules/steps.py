@@ -6,7 +6,7 @@ build batches in any order, and resuming is starting the list of positions furth
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch.utils.data import Dataset
 
@@ -19,16 +19,34 @@ from datamodules.order import (
     num_evaluation_steps,
     seeded,
 )
-from datamodules.reading import Samples
 from mhmoe_mm.batches import PretrainingBatch
 
 EMPTY = PretrainingBatch(image=None, text=None, pair=None)
 
 
+class Table(Protocol):
+    """What a feed reads from: samples, or rows of them, by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> Any: ...
+
+
+def pretraining_batch(parts: dict[str, Any]) -> PretrainingBatch:
+    """Image, text and pairs as one batch; what is not there is None."""
+    return EMPTY._replace(**parts)
+
+
+def only_part(parts: dict[str, Any]) -> Any:
+    """The batch of a feed that has no others beside it."""
+    (batch,) = parts.values()
+    return batch
+
+
 class Loaded(NamedTuple):
     """A batch with the samples that failed on the way; None when too many did."""
 
-    batch: PretrainingBatch | None
+    batch: Any
     failures: list[Failure]
 
 
@@ -37,7 +55,7 @@ class Feed:
     """One part of a batch: where its samples come from and how they become rows.
 
     Args:
-        part: the field of `PretrainingBatch` that it fills: image, text or pair.
+        part: its name; in pretraining the field of `PretrainingBatch`: image, text or pair.
         samples: what there is.
         order: which sample comes when.
         row: (sample, generator) -> row.
@@ -48,7 +66,7 @@ class Feed:
     """
 
     part: str
-    samples: Samples
+    samples: Table
     order: Order
     row: Callable[..., Any]
     collate: Callable[[list[Any]], Any]
@@ -62,24 +80,34 @@ class Feed:
         """
         number = self.order.sample(epoch, place)
         total = len(self.samples)
-        for attempt in range(min(self.max_errors + 1, total)):
+        failed: set[tuple[str, str]] = set()  # several rows may come from one bad sample
+        for attempt in range(total):
             candidate = (number + attempt) % total
             sample = self.samples[candidate]
             try:
                 row = self.row(sample, seeded(self.seed, self.part, epoch, candidate))
             except SampleError as error:
                 failures.append(Failure(error.kind, sample.shard, sample.key, str(error)))
+                failed.add((sample.shard, sample.key))
+                if len(failed) > self.max_errors:
+                    return None
             else:
                 return row, attempt == 0
         return None
 
 
 class TrainingSteps(Dataset):
-    """Training batches of one rank by `Position`."""
+    """Training batches of one rank by `Position`; `assemble` makes one of the parts."""
 
-    def __init__(self, feeds: list[Feed], schedule: Schedule):
+    def __init__(
+        self,
+        feeds: list[Feed],
+        schedule: Schedule,
+        assemble: Callable[[dict[str, Any]], Any] = pretraining_batch,
+    ):
         self.feeds = feeds
         self.schedule = schedule
+        self.assemble = assemble
 
     def __getitem__(self, position: Position) -> Loaded:
         failures: list[Failure] = []
@@ -93,7 +121,7 @@ class TrainingSteps(Dataset):
                     return Loaded(None, failures)
                 rows.append(drawn[0])
             parts[feed.part] = feed.collate(rows)
-        return Loaded(EMPTY._replace(**parts), failures)
+        return Loaded(self.assemble(parts), failures)
 
 
 class EvaluationSteps(Dataset):
@@ -103,10 +131,17 @@ class EvaluationSteps(Dataset):
     masked, nothing to predict); a part whose samples are all used up is None, on all ranks at once.
     """
 
-    def __init__(self, feeds: list[Feed], rank: int, world: int):
+    def __init__(
+        self,
+        feeds: list[Feed],
+        rank: int,
+        world: int,
+        assemble: Callable[[dict[str, Any]], Any] = pretraining_batch,
+    ):
         self.feeds = feeds
         self.rank = rank
         self.world = world
+        self.assemble = assemble
 
     def __len__(self) -> int:
         return max(
@@ -129,4 +164,4 @@ class EvaluationSteps(Dataset):
                 row, asked_for = drawn
                 rows.append(row if asked_for and place < total else row.silent())
             parts[feed.part] = feed.collate(rows)
-        return Loaded(EMPTY._replace(**parts), failures)
+        return Loaded(self.assemble(parts), failures)

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
+from datamodules.augment import RandAugment
+
 ATTEMPTS = 10
 
 
@@ -22,6 +24,7 @@ class View:
         ratio: width by height of a training crop, at least and at most.
         flip: chance of a left-right flip; 0 because captions speak of left and right.
         jitter: strength of the change of brightness, contrast and saturation in training; 0 is off.
+        augment: random changes of colour and geometry in training; None is off.
     """
 
     size: int = 224
@@ -30,6 +33,7 @@ class View:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.0
     jitter: float = 0.0
+    augment: RandAugment | None = None
 
     def __post_init__(self):
         if self.size < 1 or self.patch < 1 or self.size % self.patch:
@@ -51,13 +55,22 @@ class View:
         return self.size // self.patch
 
 
+def seen(image: Tensor, view: View, training: bool, choice: random.Random) -> Tensor:
+    """The image as the net gets it."""
+    return training_view(image, view, choice) if training else evaluation_view(image, view)
+
+
 def training_view(image: Tensor, view: View, choice: random.Random) -> Tensor:
-    """A random crop of uint8 (3 height width), resized to the view, maybe flipped and jittered."""
+    """A random crop of uint8 (3 height width), resized to the view, maybe flipped, jittered and
+    augmented.
+    """
     top, left, height, width = random_crop(image.shape[1], image.shape[2], view, choice)
     image = resize(image[:, top : top + height, left : left + width], view.size)
     if choice.random() < view.flip:
         image = image.flip(2)
-    return jitter(image, view.jitter, choice) if view.jitter else image
+    if view.jitter:
+        image = jitter(image, view.jitter, choice)
+    return view.augment(image, choice) if view.augment else image
 
 
 def evaluation_view(image: Tensor, view: View) -> Tensor:

@@ -1,8 +1,8 @@
 """Check built shards: `python -m tools.check_shards DIR...`.
 
 Every shard against its index (bytes, sha256, where each member lies) and against the card, every
-image by decoding it, every sample for a caption. Prints a table; each problem is one sentence on
-stderr, and then the exit code is 1.
+image by decoding it, every sample for a caption or a class. Prints a table; each problem is one
+sentence on stderr, and then the exit code is 1.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from tools.build_shards.texts import TEXT_MEMBERS, captions_in
 from tools.build_shards.writer import ShardRecord
 
 PICTURES = frozenset(suffix.removeprefix(".") for suffix in SUFFIXES)
+LEFT, RIGHT = (frozenset(f"{side}.{kind}" for kind in PICTURES) for side in ("left", "right"))
 FOUND_PROBLEMS = 1
 
 
@@ -101,7 +102,7 @@ def _check_shard(shard: Path, max_pixels: int) -> Finding:
     if found != index:
         finding.problems.append(_difference(shard, index, found))
         return finding
-    for sample in read_samples(shard, PICTURES | TEXT_MEMBERS):
+    for sample in read_samples(shard, PICTURES | LEFT | RIGHT | TEXT_MEMBERS | {"cls"}):
         for reason in _faults(sample, max_pixels, finding.captions):
             finding.problems.append(reason)
     return finding
@@ -119,9 +120,11 @@ def _difference(shard: Path, index: ShardIndex, found: ShardIndex) -> str:
 
 
 def _faults(sample: StoredSample, max_pixels: int, captions: Counter[str]) -> Iterator[str]:
-    pictures = [extension for extension in sample.members if extension in PICTURES]
-    if len(pictures) != 1:
-        yield f"{sample.where}: there are {len(pictures)} images instead of one."
+    members = sample.members.keys()
+    pictures = [name for name in sample.members if name in PICTURES | LEFT | RIGHT]
+    counts = [len(members & names) for names in (PICTURES, LEFT, RIGHT)]
+    if counts not in ([1, 0, 0], [0, 1, 1]):
+        yield f"{sample.where}: there are {len(pictures)} images instead of one, or a pair."
     for extension in pictures:
         try:
             checked(sample.members[extension], sample.where, max_pixels)
@@ -133,6 +136,8 @@ def _faults(sample: StoredSample, max_pixels: int, captions: Counter[str]) -> It
         yield str(error)
         return
     captions.update({code: len(lines) for code, lines in texts.items()})
+    if not texts and "cls" in sample.members:
+        return
     if not texts or not all(lines and all(map(str.strip, lines)) for lines in texts.values()):
         yield f"{sample.where}: a caption is missing or empty."
 

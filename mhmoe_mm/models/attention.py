@@ -3,13 +3,46 @@
 Only the projections may differ by modality.
 """
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mhmoe_mm.models.branches import Multiway, Route
 from mhmoe_mm.models.init import linear
+
+
+class Past:
+    """Keys and values of the tokens that one attention has read, for texts that are read on.
+
+    An argument of the call that fills it, never kept on a module.
+    """
+
+    def __init__(self) -> None:
+        self.key: Tensor | None = None
+        self.value: Tensor | None = None
+
+    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the keys and values (batch heads seq width) of new tokens; returns all of them."""
+        if self.key is not None and self.value is not None:
+            key, value = torch.cat([self.key, key], dim=2), torch.cat([self.value, value], dim=2)
+        self.key, self.value = key, value
+        return key, value
+
+    def forget(self, tokens: Int[Tensor, " tokens"]) -> None:
+        """Drop the tokens at these places."""
+        assert self.key is not None
+        assert self.value is not None
+        kept = torch.ones(self.key.shape[2], dtype=torch.bool, device=self.key.device)
+        kept[tokens] = False
+        self.key, self.value = self.key[:, :, kept], self.value[:, :, kept]
+
+    def reorder(self, rows: Int[Tensor, " rows"]) -> None:
+        """Row i becomes what row `rows[i]` was; there may be more or fewer rows than before."""
+        assert self.key is not None
+        assert self.value is not None
+        self.key, self.value = self.key[rows], self.value[rows]
 
 
 class Attention(nn.Module):
@@ -33,13 +66,20 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "batch seq dim"],
         split: int,
-        mask: Bool[Tensor, "#batch #heads #seq seq"] | None,
+        mask: Bool[Tensor, "#batch #heads #queries keys"] | None,
+        past: Past | None = None,
     ) -> Float[Tensor, "batch seq dim"]:
-        """`mask` is true where a query (third axis) may look at a key (fourth); None: anywhere."""
+        """Mix the tokens.
+
+        `mask` is true where a query (third axis) may look at a key (fourth); None: anywhere. With
+        `past`, which this call extends, the keys are those of the past and then those of `x`.
+        """
         query, key, value = (
             rearrange(project(x, split), "b s (h w) -> b h s w", h=self.num_heads)
             for project in (self.query, self.key, self.value)
         )
+        if past is not None:
+            key, value = past.extend(key, value)
         y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         y = rearrange(y, "b h s w -> b s (h w)")
         if self.sub_norm is not None:

@@ -10,12 +10,14 @@ Source: https://arxiv.org/abs/2208.10442; `multiway.py` tells the paper's networ
 ones.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mhmoe_mm.models.attention import Past
 from mhmoe_mm.models.embeddings import ImageEmbedding, TextEmbedding
 from mhmoe_mm.models.multiway import Layout
 from mhmoe_mm.moe.routing import Kinds, Load
@@ -70,6 +72,8 @@ class BEiT3(nn.Module):
         text: Int[Tensor, "batch_text seq_text"] | None,
         pad: Bool[Tensor, "batch_pad seq_pad"] | None = None,
         masked: Bool[Tensor, "batch_masked patches"] | None = None,
+        visible: Bool[Tensor, "queries keys"] | None = None,
+        past: Sequence[Past] | None = None,
     ) -> Encoded:
         """Encode images, texts or pairs.
 
@@ -79,6 +83,10 @@ class BEiT3(nn.Module):
             pad: true where `text` is padding, which no token looks at and no expert receives;
                 None where there is none.
             masked: true where the network must not see the patch; None to see all.
+            visible: true where a token of the whole sequence (first axis) may look at another
+                (second); None: everywhere.
+            past: one for every block; each takes up the keys and values of what its block reads,
+                and `read_on` goes on from there.
 
         Raises:
             ValueError: an input is missing, or does not fit the network or the other inputs.
@@ -92,18 +100,53 @@ class BEiT3(nn.Module):
             parts.append(self.text_embedding(text))
         x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
-        batch, seq, _ = x.shape
         keep, mask = None, None
         if pad is not None:
-            keep = torch.cat([pad.new_ones(batch, split), ~pad], dim=1)
+            keep = torch.cat([pad.new_ones(len(pad), split), ~pad], dim=1)
             mask = keep[:, None, None, :]
             x = torch.where(keep[..., None], x, 0)
+        if visible is not None:
+            mask = visible[None, None] if mask is None else visible & mask
+        return self._through_blocks(x, split, mask, keep, past)
+
+    def read_on(
+        self, text: Int[Tensor, "batch seq_text"], start: int, past: Sequence[Past]
+    ) -> Float[Tensor, "batch seq_text dim"]:
+        """Encode further tokens of pairs; each looks at all of `past`, itself and those before it.
+
+        Args:
+            text: the tokens; the first is number `start` of its text, counted from 0.
+            past: what every block has read, from `forward` and earlier calls; this call adds to
+                each a filler and the tokens, in this order.
+        """
+        batch, new = text.shape
+        x = self.text_embedding(text, start)
+        # That the tokens belong to a pair, branches see from an image in front of them: a filler
+        # stands for it, which nothing looks at and no expert receives.
+        x = torch.cat([x.new_zeros(batch, 1, self.dim), x], dim=1)
+        assert past[0].key is not None
+        known = past[0].key.shape[2]
+        mask = torch.ones(1 + new, known + 1 + new, dtype=torch.bool, device=x.device)
+        mask = mask.tril(known)
+        mask[:, known] = False
+        keep = (torch.arange(1 + new, device=x.device) > 0).expand(batch, -1)
+        return self._through_blocks(x, 1, mask[None, None], keep, past).hidden[:, 1:]
+
+    def _through_blocks(
+        self,
+        x: Float[Tensor, "batch seq dim"],
+        split: int,
+        mask: Bool[Tensor, "#batch #heads #queries keys"] | None,
+        keep: Bool[Tensor, "batch seq"] | None,
+        past: Sequence[Past] | None,
+    ) -> Encoded:
+        batch, seq, _ = x.shape
         is_text = torch.arange(seq, device=x.device) >= split
         kinds = Kinds(is_text.long().expand(batch, seq), KINDS)
-
         loads = {}
         for layer, block in enumerate(self.blocks):
-            x, block_loads = block(x, split, mask, keep, kinds)
+            layer_past = None if past is None else past[layer]
+            x, block_loads = block(x, split, mask, keep, kinds, layer_past)
             loads |= {f"blocks.{layer}.ffn.{branch}": load for branch, load in block_loads.items()}
         return Encoded(x if self.norm is None else self.norm(x, split), split, loads)
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from mhmoe_mm.models.attention import Attention
+from mhmoe_mm.models.attention import Attention, Past
 from mhmoe_mm.models.branches import Multiway, MultiwayFFN
 from mhmoe_mm.moe.routing import Kinds, Load
 
@@ -36,10 +36,11 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "batch seq dim"],
         split: int,
-        mask: Bool[Tensor, "#batch #heads #seq seq"] | None,
+        mask: Bool[Tensor, "#batch #heads #queries keys"] | None,
         keep: Bool[Tensor, "batch seq"] | None,
         kinds: Kinds,
+        past: Past | None = None,
     ) -> tuple[Float[Tensor, "batch seq dim"], dict[str, Load]]:
-        x = x + self.drop_path(self.attention(self.attention_norm(x, split), split, mask))
+        x = x + self.drop_path(self.attention(self.attention_norm(x, split), split, mask, past))
         y, loads = self.ffn(self.ffn_norm(x, split), split, keep, kinds)
         return x + self.drop_path(y), loads

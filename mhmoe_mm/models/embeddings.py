@@ -82,11 +82,14 @@ class TextEmbedding(nn.Module):
         for weight in (self.token.weight, self.position):
             start_small(weight)
 
-    def forward(self, text: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq dim"]:
-        seq = text.shape[1]
-        if seq > self.max_text:
+    def forward(
+        self, text: Int[Tensor, "batch seq"], start: int = 0
+    ) -> Float[Tensor, "batch seq dim"]:
+        """Embed tokens of which the first is number `start` of its text."""
+        end = start + text.shape[1]
+        if end > self.max_text:
             raise ValueError(
-                f"The network reads texts of at most {self.max_text} tokens, got {seq}: "
+                f"The network reads texts of at most {self.max_text} tokens, got {end}: "
                 "cut the texts, or build the network with a longer max_text."
             )
-        return self.token(text) + self.position[UNUSED_ROWS : UNUSED_ROWS + seq]
+        return self.token(text) + self.position[UNUSED_ROWS + start : UNUSED_ROWS + end]

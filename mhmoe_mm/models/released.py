@@ -1,6 +1,6 @@
-"""How the released BEiT-3 models name their backbone weights, against a dense `ReleasedLayout`.
+"""How the released BEiT-3 models name their weights against a dense `ReleasedLayout` and tasks.
 
-Names and one resize only: files, prefixes (`beit3.`) and heads are the importer's business.
+Names and one resize only: files and the backbone's prefix (`beit3.`) are the importer's business.
 Shapes are the same on both sides.
 """
 
@@ -34,6 +34,49 @@ _PER_BRANCH = {
     "ffn.{}.ffn_layernorm": "ffn.{}.sub_norm",
     "ffn.{}.fc2": "ffn.{}.down",
 }
+
+_HEADS = {
+    "pretraining": {"mlm_head": "text_head.out", "mim_head": "image_head.out"},
+    "vqa": {
+        "pooler.norm": "pooler.norm",
+        "pooler.dense": "pooler.dense",
+        "head.0": "head.dense",
+        "head.1": "head.norm",
+        "head.3": "head.out",
+    },
+    "nlvr2": {
+        "head.norm1": "head.norm",
+        "head.dense1": "head.dense",
+        "head.norm2": "head.second_norm",
+        "head.dense2": "head.out",
+    },
+    "captioning": {"mlm_head": "text_head.out"},
+    "imagenet": {"fc_norm": "head.norm", "head": "head.out"},
+}
+_RETRIEVAL = {
+    "logit_scale": "logit_scale",
+    "vision_head.weight": "vision_head.out.weight",
+    "language_head.weight": "language_head.out.weight",
+}
+
+MODELS = (*_HEADS, "retrieval")
+"""The kinds of released models, by what they were made for."""
+
+
+def our_head_names(model: str) -> dict[str, str]:
+    """From every released name outside the backbone to our task's name of the same weight.
+
+    `model` is one of `MODELS`.
+    """
+    if model == "retrieval":
+        return dict(_RETRIEVAL)
+    if model not in _HEADS:
+        raise ValueError(f"No released model is called '{model}': choose from {', '.join(MODELS)}.")
+    return {
+        f"{theirs}.{kind}": f"{ours}.{kind}"
+        for theirs, ours in _HEADS[model].items()
+        for kind in ("weight", "bias")
+    }
 
 
 def our_names(num_layers: int, normalize_output: bool = True) -> dict[str, str]:

@@ -84,9 +84,9 @@ class MHMoE(nn.Module):
         num_experts, router, experts: as in SparseMoE, for sub-tokens of dim / num_heads features.
         shared: makes a feed-forward net from (dim) that reads every whole token besides.
         head_layers, merge_layers: linear maps before the cut and after the join, with ReLU between
-            several; 0 for none. subtoken_residual: add each sub-token to its answer before joining.
-            The first paper's equation 6 says so; neither
-            released code nor the second paper does.
+            several; 0 for none.
+        subtoken_residual: add each sub-token to its answer before joining. The first paper's
+            equation 6 says so; neither released code nor the second paper does.
     """
 
     def __init__(

@@ -11,11 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import Metric
 
+from mhmoe_mm.checkpoint import check_path, load_weights
 from mhmoe_mm.losses import Prediction
 from mhmoe_mm.metrics.prediction_mean import PredictionMean
 from mhmoe_mm.moe.mh_moe import MHMoE, SparseMoE
@@ -33,10 +36,15 @@ class Outcome(NamedTuple):
     """By objective."""
     loads: dict[str, Load]
     """By sparse layer, its path in the net; the sum over the forwards of the step."""
+    shown: dict[str, Tensor] = {}  # noqa: RUF012 a NamedTuple's defaults are shared and fixed
+    """Further numbers that a training step logs, by name."""
 
 
 class Task(LightningModule, ABC):
-    """A network and what is asked of it. Abstract; a task defines `losses` and nothing else.
+    """A network and what is asked of it. Abstract; a task defines `losses`.
+
+    A task with scores of its own has them as attributes, torchmetrics classes whose `compute` gives
+    numbers by name, and updates them in `evaluate`; logging and resetting them is done here.
 
     The loss of a step is the weighted sum of its objectives' losses, plus `balance_weight` times
     the balance loss and `z_weight` times the z-loss of every sparse layer, over the tokens of the
@@ -49,6 +57,8 @@ class Task(LightningModule, ABC):
         schedule: makes the schedule from the optimizer and the number of steps.
         balance_weight: of every sparse layer's load-balancing loss.
         z_weight: of every router's z-loss.
+        init_from: a checkpoint or safetensors file; once a trainer begins, the network starts from
+            its weights and the heads that fit, unless a checkpoint of this task is restored.
     """
 
     def __init__(
@@ -59,14 +69,18 @@ class Task(LightningModule, ABC):
         schedule: ScheduleFactory = WarmupCosine,
         balance_weight: float = 0.01,
         z_weight: float = 0.0,
+        init_from: str | None = None,
     ):
         super().__init__()
+        if init_from is not None:
+            check_path(init_from)
         if _given_hyperparameters.get() is not None:
             self.save_hyperparameters()  # a config's plain values; objects made in Python are not
         self.net = net
         self.objectives = objectives
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.balance_weight, self.z_weight = balance_weight, z_weight
+        self.init_from = init_from
         self._evaluated = {name: PredictionMean() for name in objectives}
         self._metrics = nn.ModuleList(self._evaluated.values())  # so that they follow the device
         self._waiting: dict[str, Load] = {}  # loads of accumulated batches, until the routers step
@@ -74,6 +88,23 @@ class Task(LightningModule, ABC):
     @abstractmethod
     def losses(self, batch: Any) -> Outcome:
         """Predict what the batch asks for."""
+
+    def evaluate(self, batch: Any) -> Outcome:
+        """As `losses`, for an evaluation; here a task also updates its own metrics."""
+        return self.losses(batch)
+
+    def setup(self, stage: str) -> None:
+        """Load `init_from`: late enough to be seen, early enough for every way to shard."""
+        if self.init_from is None:
+            return
+        report = load_weights(self, self.init_from)
+        self.init_from = None  # a test after a fit must not start over
+        for line in report.lines():
+            rank_zero_info(line)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """These weights are not to be replaced by those that their training started from."""
+        self.init_from = None
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Loss of one batch; `loads` is for callbacks, detached."""
@@ -94,6 +125,7 @@ class Task(LightningModule, ABC):
             if prediction.correct is not None:
                 share = prediction.correct / prediction.predicted.clamp(min=1)
                 values[f"train/{name}_accuracy"] = share
+        values |= {f"train/{name}": value for name, value in outcome.shown.items()}
         self.log_dict(values)
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return {"loss": loss, "loads": loads}
@@ -107,7 +139,7 @@ class Task(LightningModule, ABC):
         return self._evaluate(batch)
 
     def _evaluate(self, batch: Any) -> dict[str, Any]:
-        outcome = self.losses(batch)
+        outcome = self.evaluate(batch)
         for name, prediction in outcome.predictions.items():
             self._evaluated[name].update(prediction)
         return {"loads": {name: load.detach() for name, load in outcome.loads.items()}}
@@ -119,8 +151,11 @@ class Task(LightningModule, ABC):
         self._log_evaluated("test")
 
     def _log_evaluated(self, stage: str) -> None:
-        """Log every objective's means, and as `STAGE/loss` their weighted sum: no balance terms."""
-        total = torch.zeros((), device=self.device)
+        """Log every objective's means, and as `STAGE/loss` their weighted sum: no balance terms.
+
+        Then the task's own metrics, under the names that they give.
+        """
+        total, predicted = torch.zeros((), device=self.device), False
         for name, metric in self._evaluated.items():
             means = metric.compute() if metric.update_called else {}
             metric.reset()
@@ -128,7 +163,14 @@ class Task(LightningModule, ABC):
                 key = f"{stage}/{name}" if what == "loss" else f"{stage}/{name}_{what}"
                 self.log(key, value, sync_dist=True)
             total = total + self.objectives[name] * means.get("loss", 0.0)
-        self.log(f"{stage}/loss", total, prog_bar=True, sync_dist=True)
+            predicted = predicted or bool(means)
+        if predicted:
+            self.log(f"{stage}/loss", total, prog_bar=True, sync_dist=True)
+        for metric in self.children():
+            if isinstance(metric, Metric) and metric.update_called:
+                for name, value in metric.compute().items():
+                    self.log(f"{stage}/{name}", value.to(self.device), sync_dist=True)
+                metric.reset()
 
     def _weighted(self, predictions: dict[str, Prediction]) -> Tensor:
         losses = [self.objectives[name] * p.loss for name, p in predictions.items()]
@@ -159,3 +201,10 @@ class Task(LightningModule, ABC):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"},
         }
+
+
+def merged(forwards: Iterable[dict[str, Load]]) -> dict[str, Load]:
+    """The loads of several forwards, added up layer by layer."""
+    forwards = list(forwards)
+    names = dict.fromkeys(name for loads in forwards for name in loads)
+    return {name: total_load(loads[name] for loads in forwards if name in loads) for name in names}

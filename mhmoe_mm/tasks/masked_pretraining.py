@@ -14,9 +14,9 @@ from mhmoe_mm.losses import Prediction, masked_cross_entropy
 from mhmoe_mm.models.beit3 import BEiT3
 from mhmoe_mm.models.heads import MaskedImageHead, MaskedLanguageHead
 from mhmoe_mm.models.image_targets import ImageTarget
-from mhmoe_mm.moe.routing import Load, total_load
+from mhmoe_mm.moe.routing import Load
 from mhmoe_mm.optim import AdamW, WarmupCosine
-from mhmoe_mm.tasks.base import OptimizerFactory, Outcome, ScheduleFactory, Task
+from mhmoe_mm.tasks.base import OptimizerFactory, Outcome, ScheduleFactory, Task, merged
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class MaskedPretraining(Task):
         net: the multiway encoder.
         image_target: what masked patches are predicted as.
         weights: of the four objectives.
-        optimizer, schedule, balance_weight, z_weight: as in Task.
+        optimizer, schedule, balance_weight, z_weight, init_from: as in Task.
     """
 
     def __init__(
@@ -52,8 +52,11 @@ class MaskedPretraining(Task):
         schedule: ScheduleFactory = WarmupCosine,
         balance_weight: float = 0.01,
         z_weight: float = 0.0,
+        init_from: str | None = None,
     ):
-        super().__init__(net, asdict(weights), optimizer, schedule, balance_weight, z_weight)
+        super().__init__(
+            net, asdict(weights), optimizer, schedule, balance_weight, z_weight, init_from
+        )
         patch_size = net.image_embedding.patch.stride[0]
         if image_target.patch_size != patch_size:
             raise ValueError(
@@ -72,7 +75,7 @@ class MaskedPretraining(Task):
                 by_modality, load = self._forward(part)
                 predictions |= {prefix + modality: p for modality, p in by_modality.items()}
                 loads.append(load)
-        return Outcome(predictions, _merged(loads))
+        return Outcome(predictions, merged(loads))
 
     def _forward(
         self, part: ImageBatch | TextBatch | PairBatch
@@ -98,9 +101,3 @@ class MaskedPretraining(Task):
         with torch.no_grad():
             target = self.image_target.target(image)
         return self.image_target.predict(self.image_head(patch[masked]), target[masked])
-
-
-def _merged(forwards: list[dict[str, Load]]) -> dict[str, Load]:
-    """The loads of several forwards, added up layer by layer."""
-    names = dict.fromkeys(name for loads in forwards for name in loads)
-    return {name: total_load(loads[name] for loads in forwards if name in loads) for name in names}

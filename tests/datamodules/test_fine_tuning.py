@@ -3,8 +3,10 @@
 import json
 from itertools import chain
 
+import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.classification import ClassificationSamples
 from datamodules.decoders import Limits
@@ -270,3 +272,47 @@ def test_predictions_are_of_the_test_split(make_module):
     module.sources["test"] = module.sources["val"]
     module.setup("predict")
     assert len(rows_of(module.predict_dataloader())) == ROWS["vqa"][1]
+
+
+class Recorder(pl.LightningModule):
+    """Remembers the rows that it saw in training."""
+
+    def __init__(self, stop_at=None):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.stop_at = stop_at
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == self.stop_at:
+            raise KeyError("stopped")
+        self.seen.append((self.current_epoch, batch_idx, batch.question_id))
+        return self.weight.sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_lightning_resumes_in_the_middle_of_an_epoch_of_rows(make_module, tmp_path):
+    def fit(stop_at=None, resume=None):
+        saver = ModelCheckpoint(tmp_path / "saved", every_n_train_steps=1, save_top_k=-1)
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            max_epochs=2,
+            callbacks=[saver],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        module = Recorder(stop_at)
+        try:
+            trainer.fit(module, make_module("vqa", batch_size=4, val=None), ckpt_path=resume)
+        except KeyError:
+            assert stop_at is not None
+        return module.seen
+
+    whole = fit()
+    first = fit(stop_at=7)
+    (last,) = (tmp_path / "saved").glob("*step=7.ckpt")
+    assert first + fit(resume=last) == whole
+    assert len(whole) == 2 * (ROWS["vqa"][0] // 4)

@@ -6,7 +6,11 @@ import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.cli import LightningCLI
 
+from datamodules.augment import RandAugment
+from datamodules.fine_tuning import FineTuningDataModule
+from datamodules.image_text import CaptioningSamples
 from datamodules.shards import ShardDataModule
+from datamodules.vqa import VqaSamples
 
 CONFIG = """
 data:
@@ -33,19 +37,19 @@ class Net(pl.LightningModule):
 def build(tmp_path):
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
-    def make(config: str, *overrides: str) -> ShardDataModule:
+    def make(config: str, *overrides: str, kind=ShardDataModule):
         path = tmp_path / "run.yaml"
         path.write_text(config)
         cli = LightningCLI(
             Net,
-            ShardDataModule,
+            kind,
             run=False,
             args=["--config", str(path), "--trainer.logger=false", *overrides],
             parser_kwargs={"parser_mode": "omegaconf+"},
             save_config_callback=None,
         )
         data = cli.datamodule
-        assert isinstance(data, ShardDataModule)
+        assert isinstance(data, kind)
         return data
 
     yield make
@@ -73,3 +77,31 @@ def test_the_smallest_config_has_defaults(build):
     assert data.sources["val"] is None
     assert data.streaming is None
     assert data.view.size == 224
+
+
+FINE_TUNING = """
+data:
+  train: {shards: [data/train, data/val], batch_size: 5, max_tokens: 24}
+  test: {shards: data/test, batch_size: 7}
+  tokenizer: tokenizer.json
+  sample:
+    class_path: datamodules.image_text.CaptioningSamples
+    init_args: {share: 0.6}
+  view: {size: 64, patch: 8, augment: {level: 9}}
+"""
+
+
+def test_a_task_is_named_by_its_class_path(build):
+    data = build(FINE_TUNING, kind=FineTuningDataModule)
+    assert isinstance(data.sample, CaptioningSamples)
+    assert (data.sample.share, data.sample.every_caption) == (0.6, False)
+    assert (data.sources["train"].batch_size, data.sources["test"].batch_size) == (5, 7)
+    assert data.sources["val"] is None
+    assert data.view.augment == RandAugment(ops=2, level=9.0)
+
+
+def test_a_task_can_be_exchanged_on_the_command_line(build):
+    options = ["--data.sample=datamodules.vqa.VqaSamples", "--data.sample.answers=a.json"]
+    data = build(FINE_TUNING, *options, kind=FineTuningDataModule)
+    assert isinstance(data.sample, VqaSamples)
+    assert data.sample.answers == "a.json"

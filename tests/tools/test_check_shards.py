@@ -5,6 +5,7 @@ import tarfile
 
 import pytest
 
+from tests.datamodules.conftest import write_tar
 from tests.tools.making import build_folder, build_shapes, image_folder, picture
 from tools.build_shards.cli import main as build
 from tools.check_shards import main
@@ -105,3 +106,21 @@ def test_several_folders_are_checked_and_a_missing_one_is_refused(tmp_path, caps
     assert main([str(tmp_path / "three")]) == 2
     assert main([str(tmp_path / "images")]) == 2
     assert "three" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "faulty"),
+    [
+        (["left.png", "right.png", "txt"], False),
+        (["png", "cls"], False),
+        (["left.png", "txt"], True),
+        (["png", "left.png", "right.png", "txt"], True),
+        (["left.png", "left.jpg", "right.png", "txt"], True),
+        (["png"], True),
+    ],
+)
+def test_a_sample_has_one_image_or_a_pair_and_a_text_or_a_class(tmp_path, names, faulty):
+    contents = {"txt": b"words\n", "cls": b"3"}
+    samples = {"a": {name: contents.get(name, picture(1)) for name in names}}
+    write_tar(tmp_path / "train" / "00000.tar", samples)
+    assert main([str(tmp_path)]) == int(faulty)

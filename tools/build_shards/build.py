@@ -10,7 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from datamodules.index import ShardError, index_path, read_index
-from tools.build_shards.card import Card, make_card, read_card, records_of, write_card
+from tools.build_shards.card import (
+    Card,
+    list_bytes,
+    make_card,
+    read_card,
+    records_of,
+    write_card,
+)
 from tools.build_shards.errors import InputError, Problems
 from tools.build_shards.files import write_whole
 from tools.build_shards.plan import Plan, PlannedShard
@@ -51,6 +58,8 @@ def build(plan: Plan, out: Path, prepare: Prepare, problems: Problems, overwrite
         if not card["samples"]:
             first = card["skipped"][0]["reason"]
             raise InputError(f"all {len(card['skipped'])} samples were skipped; the first: {first}")
+        for name, entries in plan.lists.items():
+            write_whole(out / name, list_bytes(entries))
         write_card(card, out)
         shutil.rmtree(out / RECORDS)
     return card

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,11 @@ from tools.build_shards.writer import ShardRecord
 FORMAT = 1
 LEFT = ("split", "languages")
 Card = dict[str, Any]
+
+
+def list_bytes(entries: Iterable[str]) -> bytes:
+    """A list as it lies beside the card: JSON, one entry a line."""
+    return (json.dumps(list(entries), ensure_ascii=False, indent=0) + "\n").encode()
 
 
 def make_card(plan: Plan, records: list[ShardRecord], listing: Iterable[Problem]) -> Card:
@@ -49,6 +55,10 @@ def make_card(plan: Plan, records: list[ShardRecord], listing: Iterable[Problem]
         "samples": sum(record.samples for record in records),
         "languages": sorted({code for record in records for code in record.captions}),
         "splits": splits,
+        "lists": {
+            name: {"entries": len(entries), "sha256": sha256(list_bytes(entries)).hexdigest()}
+            for name, entries in plan.lists.items()
+        },
         "skipped": skipped,
     }
 
@@ -102,6 +112,8 @@ def print_card(card: Card, out: Path) -> None:
         table.add_row(split, *(f"{number:,}" for number in numbers), " ".join(captions))
     console = Console()
     console.print(table)
+    for name, about in card["lists"].items():
+        console.print(f"{name}: {about['entries']:,} entries", highlight=False)
     console.print(f"skipped: {len(card['skipped'])}")
     for problem in card["skipped"]:
         console.print(f"skipped {problem['id']}: {problem['reason']}", markup=False)

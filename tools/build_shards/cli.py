@@ -1,7 +1,6 @@
 """The command line of build_shards."""
 
 import argparse
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +11,10 @@ from tools.build_shards.errors import InputError, Problems, run_reporting
 from tools.build_shards.folder import open_folder
 from tools.build_shards.images import prepared
 from tools.build_shards.index_command import index_paths
+from tools.build_shards.official_commands import Opened, add_official_commands
 from tools.build_shards.openmoji import open_openmoji
 from tools.build_shards.plan import make_plan
 from tools.build_shards.shapes import open_shapes
-from tools.build_shards.source import Source
 
 DESCRIPTION = """\
 Build tar shards of image-text pairs: DIR/{train,val,test}/00000.tar, an index beside each, and
@@ -53,9 +52,6 @@ def _build(arguments: argparse.Namespace) -> int:
 def _index(arguments: argparse.Namespace) -> int:
     index_paths(arguments.paths)
     return 0
-
-
-Opened = AbstractContextManager[Source]
 
 
 def _folder(arguments: argparse.Namespace, problems: Problems) -> Opened:
@@ -118,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
         "--size", type=int, default=32, metavar="PIXELS", help="side of a picture (default 32)"
     )
     shapes.set_defaults(run=_build, source=_shapes)
+
+    add_official_commands(commands, options, run=_build)
 
     index = commands.add_parser("index", help="write the index of tars that are already there")
     index.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="a tar, or a folder")

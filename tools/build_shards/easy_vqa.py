@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from tools.build_shards.answers import ANSWERS
 from tools.build_shards.archive import Archive, file_sha256, open_archive
 from tools.build_shards.errors import InputError, Problems
 from tools.build_shards.source import Item, Source, one_line
@@ -19,16 +20,20 @@ Questions = dict[str, list[tuple[str, str]]]
 def open_easy_vqa(path: Path, problems: Problems) -> Iterator[Source]:
     """One item per image: its captions are lines "question answer", its `qa` the same in two."""
     with open_archive(path) as archive:
-        answers = set(archive.read("answers.txt").decode("utf-8", "replace").split())
+        lines = archive.read("answers.txt").decode("utf-8", "replace").split("\n")
+        answers = tuple(dict.fromkeys(answer for line in lines if (answer := one_line(line))))
         items = [
             item
             for split in ("train", "test")
-            for item in _items(archive, split, answers, problems)
+            for item in _items(archive, split, frozenset(answers), problems)
         ]
-        yield Source("easy-vqa", tuple(items), {path.name: file_sha256(path)})
+        inputs = {path.name: file_sha256(path)}
+        yield Source("easy-vqa", tuple(items), inputs, {ANSWERS: answers})
 
 
-def _items(archive: Archive, split: str, answers: set[str], problems: Problems) -> Iterator[Item]:
+def _items(
+    archive: Archive, split: str, answers: frozenset[str], problems: Problems
+) -> Iterator[Item]:
     folder = f"{split}/images/"
     asked = _questions(archive, split, answers, problems)
     images = {
@@ -60,7 +65,9 @@ def _items(archive: Archive, split: str, answers: set[str], problems: Problems) 
         )
 
 
-def _questions(archive: Archive, split: str, answers: set[str], problems: Problems) -> Questions:
+def _questions(
+    archive: Archive, split: str, answers: frozenset[str], problems: Problems
+) -> Questions:
     """Image id -> its questions with answers, in the file's order."""
     name = f"{split}/questions.json"
     entries = archive.read_json(name)

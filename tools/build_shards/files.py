@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from tools.build_shards.errors import InputError
+
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file under another name, push it to the disk, and only then give it its name."""
@@ -16,6 +18,14 @@ def write_whole(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file; InputError where they cannot be had."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
 
 
 def publish(temporary: Path, path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tools.build_shards.archive import file_sha256
 from tools.build_shards.captions import Row, read_rows
 from tools.build_shards.errors import InputError, Problems
+from tools.build_shards.files import read_file
 from tools.build_shards.images import SUFFIXES
 from tools.build_shards.source import Item, Source
 
@@ -29,13 +30,6 @@ def open_folder(images: Path, captions: Path, problems: Problems) -> Iterator[So
     yield Source("folder", tuple(items), {captions.name: file_sha256(captions)})
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
-
-
 def _item(images: Path, row: Row, problems: Problems) -> Item | None:
     path = images / row.image
     if not path.is_file():
@@ -48,7 +42,7 @@ def _item(images: Path, row: Row, problems: Problems) -> Item | None:
         id=row.image,
         split=row.split,
         captions=row.captions,
-        read=partial(_read, path),
+        read=partial(read_file, path),
         where=f"{row.where} ({row.image})",
         size=status.st_size,
         stamp=f"{status.st_size}-{status.st_mtime_ns}",

@@ -56,6 +56,7 @@ class Plan:
     options: Mapping[str, str | int | float | None]
     shards: tuple[PlannedShard, ...]
     digest: str
+    lists: Mapping[str, tuple[str, ...]]
 
 
 def parse_shard_size(text: str) -> ShardSize:
@@ -102,7 +103,7 @@ def make_plan(
         "image_size": image_size,
     }
     digest = _digest(source, options, shards)
-    return Plan(source.name, source.inputs, options, tuple(shards), digest)
+    return Plan(source.name, source.inputs, options, tuple(shards), digest, source.lists)
 
 
 def _resolved_shares(

@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from functools import partial
 from random import Random
 
+from tools.build_shards.answers import ANSWERS
 from tools.build_shards.errors import InputError
 from tools.build_shards.shapes_drawing import png_of
-from tools.build_shards.shapes_language import captions_of, questions_of
+from tools.build_shards.shapes_language import POSSIBLE_ANSWERS, captions_of, questions_of
 from tools.build_shards.shapes_scene import draw_scene
 from tools.build_shards.source import Item, Source
 
@@ -38,4 +39,4 @@ def open_shapes(counts: dict[str, int], size: int, seed: int) -> Iterator[Source
             )
             items.append(item)
     inputs = {**counts, "size": size, "seed": seed}
-    yield Source("shapes", tuple(items), inputs)
+    yield Source("shapes", tuple(items), inputs, {ANSWERS: POSSIBLE_ANSWERS})

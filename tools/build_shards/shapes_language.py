@@ -17,6 +17,7 @@ PLURALS = {shape: f"{shape}es" if shape.endswith("s") else f"{shape}s" for shape
 NUMBERS = ("zero", "one", "two", "three", "four")
 RELATIONS = ("left of", "right of", "above", "below")
 MAX_QUESTIONS = 6
+POSSIBLE_ANSWERS = ("yes", "no", *NUMBERS, *RADII, *SHAPES, *COLORS, *BACKGROUNDS, *PLACES)
 GRAMMAR = (
     "a an and are background color how in is many of on picture shape shapes shows size "
     "the there what where which with yes no"

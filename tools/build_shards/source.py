@@ -16,7 +16,9 @@ class Item:
     split: str | None
     """train, val or test; None where the source does not say."""
     captions: Mapping[str, tuple[str, ...]]
-    """Language code -> captions, the first language first; `und` where it is not known."""
+    """Language code -> captions, the first language first; `und` where it is not known. Empty where
+    there are none.
+    """
     read: Callable[[], bytes]
     """The bytes of the image; raises InputError where they cannot be had."""
     where: str
@@ -25,9 +27,13 @@ class Item:
     """Bytes of the image as the source has it, for shards cut by bytes."""
     stamp: str = ""
     """What changes when the image changes, where `Source.inputs` does not already tell."""
-    qa: tuple[Mapping[str, str], ...] = ()
+    qa: tuple[Mapping[str, object], ...] = ()
     extra: Mapping[str, object] = field(default_factory=dict)
     """More entries of the sample's .json."""
+    right: Callable[[], bytes] | None = None
+    """The second image of a pair, stored as `.right.png` beside `.left.png`."""
+    label: int | None = None
+    """The class of the image, stored as `.cls`."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,8 @@ class Source:
     items: tuple[Item, ...]
     inputs: Mapping[str, str | int]
     """What the items came from: names with content hashes, or the numbers given to a generator."""
+    lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Lists that lie beside the card as JSON, by file name: `answers.json`, `classes.json`."""
 
 
 def one_line(text: str) -> str:

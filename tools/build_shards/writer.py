@@ -58,13 +58,13 @@ def write_shard(
                 for key, item in zip(shard.keys(), shard.items, strict=True):
                     on_sample()
                     try:
-                        extension, image = prepare(item.read(), item.where)
+                        images = _images(item, prepare)
                     except InputError as error:
                         skipped.append(Problem(item.id, str(error)))
                         if not problems.skip:
                             raise InputError(refusal(skipped)) from error
                         continue
-                    for suffix, content in _members(item, extension, image):
+                    for suffix, content in _members(item, images):
                         tar.addfile(*_entry(f"{key}.{suffix}", content))
                     samples += 1
                     questions += len(item.qa)
@@ -104,13 +104,24 @@ def read_record(path: Path) -> ShardRecord:
     return ShardRecord(**json.loads(path.read_bytes()))
 
 
-def _members(item: Item, extension: str, image: bytes) -> Iterator[tuple[str, bytes]]:
-    """The image, its captions in the first language one per line, and everything else as JSON."""
-    yield extension, image
-    first = next(iter(item.captions.values()))
-    yield "txt", ("\n".join(first) + "\n").encode()
+def _images(item: Item, prepare: Prepare) -> list[tuple[str, bytes]]:
+    """The image, or both images of a pair, by extension."""
+    extension, image = prepare(item.read(), item.where)
+    if item.right is None:
+        return [(extension, image)]
+    right_extension, right = prepare(item.right(), item.where)
+    return [(f"left.{extension}", image), (f"right.{right_extension}", right)]
+
+
+def _members(item: Item, images: list[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+    """The images, the captions in the first language one per line, and everything else as JSON."""
+    yield from images
+    for first in list(item.captions.values())[:1]:
+        yield "txt", ("\n".join(first) + "\n").encode()
+    if item.label is not None:
+        yield "cls", str(item.label).encode()
     about: dict[str, object] = {"id": item.id}
-    if set(item.captions) != {UNKNOWN_LANGUAGE}:
+    if not set(item.captions) <= {UNKNOWN_LANGUAGE}:
         about["captions"] = {code: list(texts) for code, texts in item.captions.items()}
     if item.qa:
         about["qa"] = [dict(pair) for pair in item.qa]

@@ -1,0 +1,160 @@
+"""Image captioning: predict masked tokens of captions from the image and what stands before them.
+
+Captions are then written token by token (`models/generation.py`), each asked for by a mask token.
+Source: https://arxiv.org/abs/2208.10442, section 3.1, and the code released with it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from mhmoe_mm.batches import IGNORED, CaptionBatch, normalized
+from mhmoe_mm.losses import caption_cross_entropy, masked_cross_entropy
+from mhmoe_mm.metrics.captions import CaptionScores
+from mhmoe_mm.models.beit3 import BEiT3
+from mhmoe_mm.models.caption_reader import Reader, caption_visible, check_causal
+from mhmoe_mm.models.generation import Decoding, generate
+from mhmoe_mm.models.heads import MaskedLanguageHead
+from mhmoe_mm.optim import AdamW, WarmupCosine
+from mhmoe_mm.tasks.base import OptimizerFactory, Outcome, ScheduleFactory, Task
+
+DECODING = Decoding()
+PRINTED = 8
+"""Captions that a test prints."""
+
+
+@dataclass(frozen=True)
+class CaptionLoss:
+    """What a predicted token costs while training; an evaluation has the plain cross-entropy."""
+
+    label_smoothing: float = 0.1
+    """Share of a target that goes to all other tokens."""
+    drop_worst: float = 0.2
+    """Share of the tokens with the largest losses that is left out."""
+    drop_after: int = 12000
+    """Steps before anything is left out."""
+
+
+class Vocabulary:
+    """What writing a caption needs of a `tokenizer.json`: its special tokens, and text from ids."""
+
+    def __init__(self, path: str):
+        if not Path(path).is_file():
+            raise ValueError(
+                f"There is no tokenizer at {path}: train one with "
+                "`python -m tools.train_tokenizer`."
+            )
+        try:
+            self._tokenizer = Tokenizer.from_file(path)
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"{path} is not a tokenizer.json: {error}.") from error
+        known = self._tokenizer.get_vocab(with_added_tokens=True)
+        specials = ("<s>", "</s>", "<mask>", "<pad>", "<unk>")
+        if missing := [name for name in specials if name not in known]:
+            raise ValueError(f"The tokenizer {path} lacks the special tokens {', '.join(missing)}.")
+        self.bos, self.eos, self.mask, self.pad, self.unk = (known[name] for name in specials)
+        self.size = max(known.values()) + 1
+
+    def never_written(self, vocab_size: int) -> list[int]:
+        """Ids below `vocab_size` that no caption holds: specials but the end, and those unused."""
+        return [self.bos, self.mask, self.pad, self.unk, *range(self.size, vocab_size)]
+
+    def text(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+
+class Captioning(Task):
+    """Captions of images. An evaluation whose images have references writes captions and scores
+    them; a test prints the first.
+
+    Args:
+        net: the multiway encoder; its routers must look at single tokens, without a capacity.
+        tokenizer: the `tokenizer.json` that the data module reads captions with.
+        loss: of a predicted token.
+        decoding: how captions are written.
+        optimizer, schedule, balance_weight, z_weight, init_from: as in Task.
+    """
+
+    def __init__(
+        self,
+        net: BEiT3,
+        tokenizer: str,
+        loss: CaptionLoss = CaptionLoss(),
+        decoding: Decoding = DECODING,
+        optimizer: OptimizerFactory = AdamW,
+        schedule: ScheduleFactory = WarmupCosine,
+        balance_weight: float = 0.01,
+        z_weight: float = 0.0,
+        init_from: str | None = None,
+    ):
+        super().__init__(
+            net, {"token": 1.0}, optimizer, schedule, balance_weight, z_weight, init_from
+        )
+        check_causal(net)
+        decoding.check(net)
+        self.net: BEiT3 = net
+        self.vocabulary = Vocabulary(tokenizer)
+        if self.vocabulary.size > net.vocab_size:
+            raise ValueError(
+                f"The tokenizer {tokenizer} has {self.vocabulary.size} tokens, more than the "
+                f"network's vocab_size={net.vocab_size}."
+            )
+        self.loss, self.decoding = loss, decoding
+        self.text_head = MaskedLanguageHead(net.dim, net.vocab_size)
+        self.scores = CaptionScores()
+        self._printed: list[str] = []
+
+    def losses(self, batch: CaptionBatch) -> Outcome:
+        split = 1 + self.net.image_embedding.num_patches
+        visible = caption_visible(split, batch.token.shape[1], batch.token.device)
+        encoded = self.net(normalized(batch.pixel), batch.token, batch.pad, visible=visible)
+        wanted = (batch.target != IGNORED) & batch.valid[:, None]
+        logits = self.text_head(encoded.hidden[:, encoded.split :][wanted])
+        target = batch.target[wanted]
+        if not self.training:
+            return Outcome({"token": masked_cross_entropy(logits, target)}, encoded.loads)
+        dropping = self.global_step >= self.loss.drop_after
+        prediction = caption_cross_entropy(
+            logits,
+            target,
+            self.loss.label_smoothing,
+            self.loss.drop_worst if dropping else 0.0,
+        )
+        return Outcome({"token": prediction}, encoded.loads)
+
+    def evaluate(self, batch: CaptionBatch) -> Outcome:
+        if any(batch.references):
+            written = self.caption(batch.pixel)
+            self.scores.update(written, batch.references, batch.image_id, batch.valid)
+            for name, text in zip(batch.image_id, written, strict=True):
+                self._printed.append(f"{name}: {text}")
+            del self._printed[PRINTED:]
+        if not (batch.target != IGNORED).any():
+            return Outcome({}, {})
+        return self.losses(batch)
+
+    def on_test_epoch_end(self) -> None:
+        for line in self._printed:
+            rank_zero_info(line)
+        self._printed = []
+        super().on_test_epoch_end()
+
+    def on_validation_epoch_end(self) -> None:
+        self._printed = []
+        super().on_validation_epoch_end()
+
+    def predict_step(self, batch: CaptionBatch, batch_idx: int) -> list[dict[str, str]]:
+        """`image_id` and `caption` of every image, as the official server takes them."""
+        rows = zip(batch.image_id, self.caption(batch.pixel), batch.valid.tolist(), strict=True)
+        return [{"image_id": i, "caption": text} for i, text, valid in rows if valid]
+
+    def caption(self, pixel: Tensor) -> list[str]:
+        """The best caption found for every image, uint8 (batch 3 height width)."""
+        words = self.vocabulary
+        reader = Reader(self.net, self.text_head, words.mask)
+        never = words.never_written(self.net.vocab_size)
+        found = generate(reader, normalized(pixel), words.bos, words.eos, self.decoding, never)
+        return [words.text(caption.token) for caption in found]
