@@ -106,3 +106,12 @@ def test_the_commands_of_a_page_are_true(
 
 def test_there_are_pages_with_commands():
     assert sum(len(commands(page)) for page in PAGES) > 10
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/moe.md"])
+def test_the_python_examples_of_a_page_run(page: str, capsys: pytest.CaptureFixture[str]):
+    examples = blocks(ROOT / page, "python")
+    assert examples
+    for example in examples:
+        exec(compile(example, page, "exec"), {})
+    assert capsys.readouterr().out

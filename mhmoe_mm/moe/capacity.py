@@ -32,15 +32,20 @@ class Capacity:
             )
 
     def rows(
-        self, tokens: Int[Tensor, ""], top_k: int, num_experts: int, training: bool
-    ) -> Int[Tensor, ""]:
-        """Assignments that one expert takes, as a tensor: only the device knows how many tokens are
-        real.
+        self, tokens: int | Int[Tensor, ""], top_k: int, num_experts: int, training: bool
+    ) -> int | Int[Tensor, ""]:
+        """Assignments that one expert takes.
+
+        A tensor where only the device knows how many tokens are real; the same number either way.
         """
+        if isinstance(tokens, int):
+            if self.eval_share is not None and not training:
+                return math.ceil(self.eval_share * tokens)
+            return int(self.factor * top_k * -(-tokens // num_experts))
         if self.eval_share is not None and not training:
-            return torch.ceil(tokens * self.eval_share).long()
+            return torch.ceil(self.eval_share * tokens.double()).long()
         even = torch.div(tokens + num_experts - 1, num_experts, rounding_mode="floor")
-        return torch.floor(even * (top_k * self.factor)).long()
+        return torch.floor(self.factor * top_k * even.double()).long()
 
 
 def queue_position(
@@ -76,8 +81,7 @@ def within_capacity(
     if capacity is None:
         return somewhere
     n, k = expert.shape
-    real = torch.tensor(n, device=expert.device) if keep is None else keep.sum()
-    rows = capacity.rows(real, k, num_experts, training)
+    rows = capacity.rows(n if keep is None else keep.sum(), k, num_experts, training)
     return somewhere & (queue_position(expert, num_experts, priority) < rows)
 
 

@@ -241,3 +241,18 @@ def test_impossible_settings_are_refused_in_a_sentence(make, sentence):
 def test_an_empty_capacity_is_refused():
     with pytest.raises(ValueError, match="capacity is positive"):
         Capacity(0.0)
+
+
+@pytest.mark.parametrize("share", [None, 0.07, 0.1, 0.25])
+@pytest.mark.parametrize("factor", [0.7, 1.0, 1.1])
+def test_a_capacity_is_the_same_number_counted_on_the_device_or_beforehand(factor, share):
+    """0.07 x 100 is a little more than 7 in double precision, and 7 in single."""
+    capacity = Capacity(factor, share)
+    for tokens in range(1, 211):
+        for training in (True, False):
+            beforehand = capacity.rows(tokens, 2, 7, training)
+            counted = capacity.rows(torch.tensor(tokens), 2, 7, training)
+            assert isinstance(beforehand, int)
+            assert counted == beforehand
+    if share is not None:
+        assert capacity.rows(100, 2, 7, False) == math.ceil(share * 100)
