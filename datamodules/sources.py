@@ -144,13 +144,19 @@ def _local(part: str, pattern: str) -> list[str]:
 def _nearby(path: Path) -> str:
     """What exists where a pattern was looked for, as the end of a sentence."""
     if path.is_dir():
-        content = sorted(p.name for p in path.iterdir())
+        content = _names(path)
         place = f"the folder {path} holds"
     else:
         base = next((p for p in path.parents if p.is_dir()), Path())
-        content = sorted(p.name for p in base.iterdir() if not p.name.endswith(".index.json"))
+        content = _names(base)
         place = (
             f"the nearest folder that exists, {base.absolute() if base == Path() else base}, holds"
         )
     shown = ", ".join(content[:5]) + (f" and {len(content) - 5} more" if len(content) > 5 else "")
     return f"{place} {shown or 'nothing'}."
+
+
+def _names(folder: Path) -> list[str]:
+    """What lies in a folder, folders first: a mistyped split is looked for among them."""
+    inside = sorted(folder.iterdir(), key=lambda path: (path.is_file(), path.name))
+    return [path.name for path in inside if not path.name.endswith(".index.json")]

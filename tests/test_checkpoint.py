@@ -67,14 +67,13 @@ def test_a_network_starts_from_a_pretraining_checkpoint_and_its_head_from_scratc
     assert report.resized == []
 
 
-def test_a_trainer_loads_the_weights_before_its_first_step_and_says_so(pretrained, caplog):
-    caplog.set_level("INFO")
+def test_a_trainer_loads_the_weights_before_its_first_step_and_says_so(pretrained, said):
     path, weights = pretrained
     task = vqa(init_from=path)
     assert not equal(own(task), weights)
     Trainer(**QUIET).validate(task, loader([questions(3)]), verbose=False)
     assert equal(own(task), weights)
-    said = [record.getMessage() for record in caplog.records]
+    said = [record.getMessage() for record in said.records]
     for start in ("loaded from", "resized: none", "missing there", "unexpected"):
         assert sum(line.startswith(start) for line in said) == 1, start
 

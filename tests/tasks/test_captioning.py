@@ -136,11 +136,10 @@ def test_predictions_are_captions_of_ordinary_words_by_image(make):
         assert all(word.startswith("word") for word in row["caption"].split())
 
 
-def test_a_test_prints_some_captions(make, caplog):
-    caplog.set_level("INFO")
+def test_a_test_prints_some_captions(make, said):
     batch = referenced(sentences(3), make)
     Trainer(**QUIET).test(make(), loader([batch]), verbose=False)
-    assert all(f"image{i}: " in caplog.text for i in range(3))
+    assert all(f"image{i}: " in said.text for i in range(3))
 
 
 def test_a_saved_task_loads_with_its_weights(make, tmp_path):
