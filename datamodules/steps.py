@@ -127,8 +127,9 @@ class TrainingSteps(Dataset):
 class EvaluationSteps(Dataset):
     """Batches of one rank, by step number, that hold every sample exactly once over all ranks.
 
-    All ranks have the same number of batches. What fills them up is marked as padding (nothing
-    masked, nothing to predict); a part whose samples are all used up is None, on all ranks at once.
+    All ranks have the same number of batches; where a rank has no sample left for one, its only row
+    is marked as padding (nothing masked, nothing to predict). A part whose samples are all used up
+    is None, on all ranks at once.
     """
 
     def __init__(
@@ -157,7 +158,10 @@ class EvaluationSteps(Dataset):
             if step >= num_evaluation_steps(total, feed.batch_size, self.world):
                 continue
             rows = []
-            for place in evaluation_places(step, feed.batch_size, self.rank, self.world):
+            places = evaluation_places(step, feed.batch_size, self.rank, self.world)
+            # The last batch is as small as it is: rows that fill up would count in expert loads.
+            # A rank that has nothing left takes one, because the others do make a forward.
+            for place in [place for place in places if place < total] or list(places)[:1]:
                 drawn = feed.draw(0, place % total, failures)
                 if drawn is None:
                     return Loaded(None, failures)
