@@ -36,7 +36,7 @@ test: setup ## the tests, without those that are slow
 check: setup ## what CI runs: style, types, imports, and all tests for a CPU
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/pyright
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/lint-imports
 	@$(BIN)/pytest -m 'not gpu and not bench'
 
