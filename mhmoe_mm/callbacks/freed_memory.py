@@ -12,7 +12,7 @@ class KeepFreedMemory(Callback):
     """Tells glibc's allocator to keep freed blocks, for training on a CPU.
 
     By default glibc returns every large freed block to the system, so that each large temporary of
-    each step starts on fresh pages; keeping them makes steps up to twice as fast, at the price of
+    each step starts on fresh pages; keeping them spares that, at the price of
     memory that stays at its high-water mark. This is a choice for the whole process, hence a
     callback that a configuration names and not something done on import. It can not be undone.
     Where there is no glibc (macOS, musl) it says so and changes nothing.

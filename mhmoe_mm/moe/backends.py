@@ -81,8 +81,7 @@ class GroupedBackend(Backend):
 
     The number of rows is fixed beforehand (assignments + experts * (block - 1)), so nothing waits
     for the device and nothing recompiles. Aligned blocks give the matrix library few distinct
-    shapes: on CPU that is twice as fast. Widths that are not a multiple of 16 bytes are padded with
-    zeros for the product.
+    shapes. Widths that are not a multiple of 16 bytes are padded with zeros for the product.
     """
 
     def __init__(self, block: int = 32):
@@ -95,7 +94,7 @@ class GroupedBackend(Backend):
     ) -> Float[Tensor, "n width"]:
         layout = Layout.of(plan, len(token), num_experts, self.block)
         row = dispatch(token, layout)
-        answer = form(row, _Grouped(layout.end, layout.expert, num_experts))
+        answer = form(row, _Grouped(layout.end, layout.expert))
         return combine(answer, layout)
 
 
@@ -104,10 +103,8 @@ class _Grouped(Rows):
     held.
     """
 
-    def __init__(
-        self, end: Int[Tensor, " experts"], expert: Int[Tensor, " rows"], num_experts: int
-    ):
-        self.end, self.expert, self.num_experts = end, expert, num_experts
+    def __init__(self, end: Int[Tensor, " experts"], expert: Int[Tensor, " rows"]):
+        self.end, self.expert = end, expert
 
     def product(
         self, row: Float[Tensor, "rows a"], weight: Float[Tensor, "experts a b"]

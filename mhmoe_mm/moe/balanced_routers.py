@@ -65,7 +65,7 @@ class ExpertChoiceRouter(Router):
         gate, chosen = wish.T.topk(rows, dim=1)
         expert = torch.arange(self.num_experts, device=token.device)[:, None].expand_as(chosen)
         if keep is not None:  # the share of the real tokens only, and never a padded one
-            share = torch.ceil(keep.sum() * (self.experts_per_token / self.num_experts))
+            share = torch.ceil(keep.sum().double() * self.experts_per_token / self.num_experts)
             room = (torch.arange(rows, device=token.device) < share) & (gate >= 0)
             expert = torch.where(room, expert, self.num_experts)
             gate = torch.where(room, gate, 0.0)
@@ -100,12 +100,7 @@ class BiasBalancedRouter(Router):
         scorer: ScorerFactory = LinearScorer,
     ):
         super().__init__()
-        check_top_k(top_k, num_experts)
-        if renormalize and top_k == 1:
-            raise ValueError(
-                "One renormalised score is always 1 and teaches the router nothing: use top_k >= 2 "
-                "or renormalize=False."
-            )
+        check_top_k(top_k, num_experts, renormalize)
         self.num_experts, self.top_k, self.experts_per_token = num_experts, top_k, top_k
         self.rate = rate
         self.gate, self.renormalize = gate, renormalize

@@ -48,12 +48,7 @@ class TopKRouter(Router):
         scorer: ScorerFactory = LinearScorer,
     ):
         super().__init__()
-        check_top_k(top_k, num_experts)
-        if renormalize and top_k == 1:
-            raise ValueError(
-                "One renormalised probability is always 1 and teaches the router nothing: use "
-                "top_k >= 2, renormalize=False, or SwitchRouter."
-            )
+        check_top_k(top_k, num_experts, renormalize)
         self.num_experts, self.top_k, self.experts_per_token = num_experts, top_k, top_k
         self.renormalize, self.capacity, self.prioritized = renormalize, capacity, prioritized
         self.causal = capacity is None or (top_k == 1 and not prioritized)

@@ -109,12 +109,17 @@ class Router(nn.Module, ABC):
         self.scorer.project()
 
 
-def check_top_k(top_k: int, num_experts: int) -> None:
-    """Refuse a number of experts per token that cannot be."""
+def check_top_k(top_k: int, num_experts: int, renormalize: bool = False) -> None:
+    """Refuse a number of experts per token that cannot be, or that could not be learned."""
     if not 1 <= top_k <= num_experts:
         raise ValueError(
             f"top_k={top_k} experts per token cannot be chosen among num_experts={num_experts}; "
             "it is between 1 and the number of experts."
+        )
+    if renormalize and top_k == 1:
+        raise ValueError(
+            "One renormalised weight is always 1 and teaches the router nothing: use top_k >= 2 "
+            "or renormalize=False."
         )
 
 

@@ -256,3 +256,13 @@ def test_a_capacity_is_the_same_number_counted_on_the_device_or_beforehand(facto
             assert counted == beforehand
     if share is not None:
         assert capacity.rows(100, 2, 7, False) == math.ceil(share * 100)
+
+
+def test_experts_that_choose_take_as_many_tokens_with_a_mask_that_hides_none():
+    """The share is counted on the device there, and must not round otherwise."""
+    for factor in (0.7, 1.1, 2.0):
+        router = build(ExpertChoiceRouter, factor=factor)
+        for n in range(7, 211):
+            x = tokens(n=n)
+            counts = [router(x, keep)[1].count for keep in (None, torch.ones(n, dtype=torch.bool))]
+            assert torch.equal(*counts)
