@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from datamodules.answers import NameList
-from datamodules.samples import stack_pixels
 from datamodules.task_rows import Entry, Setting, TaskRows, TaskSamples
 from datamodules.transforms import seen
 from mhmoe_mm.batches import ClassBatch
+from mhmoe_mm.inputs.pixels import stack_pixels
 
 
 class ClassRow(NamedTuple):

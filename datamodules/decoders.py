@@ -16,7 +16,7 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from datamodules.errors import SampleError
-from datamodules.images import decode_image
+from mhmoe_mm.inputs.images import MAX_PIXELS, decode_image
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 SIDES = ("left", "right")
@@ -35,7 +35,7 @@ class Limits:
     """
 
     member_bytes: int = 32 * 2**20
-    pixels: int = 50_000_000
+    pixels: int = MAX_PIXELS
     max_errors: int = 0
     verify: bool = False
 

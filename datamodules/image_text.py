@@ -12,10 +12,11 @@ from torch import Tensor
 from datamodules.language import all_captions, choose_caption
 from datamodules.masking import CaptionMask, Masking
 from datamodules.reading import Sample
-from datamodules.samples import stack_pixels, stack_tokens
 from datamodules.task_rows import Entry, Setting, TaskRows, TaskSamples
 from datamodules.transforms import seen
 from mhmoe_mm.batches import IGNORED, CaptionBatch, RetrievalBatch
+from mhmoe_mm.inputs.pixels import stack_pixels
+from mhmoe_mm.inputs.texts import stack_tokens
 
 
 class RetrievalRow(NamedTuple):

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datamodules.tokenization import Tokenizer
 from mhmoe_mm.batches import IGNORED
+from mhmoe_mm.inputs.tokenization import Tokenizer
 
 ATTEMPTS = 10
 

@@ -19,7 +19,7 @@ from datamodules.order import Position, Schedule
 from datamodules.reading import Samples
 from datamodules.resuming import align_batch_count, batches_of_epoch, data_rank
 from datamodules.steps import EvaluationSteps, Loaded, TrainingSteps
-from datamodules.tokenization import Tokenizer
+from mhmoe_mm.inputs.tokenization import Tokenizer
 
 SPLITS_OF = {
     "fit": ("train", "val"),

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from datamodules.reading import Sample
-from datamodules.samples import stack_pixels, stack_tokens
 from datamodules.task_rows import Entry, Setting, TaskRows, TaskSamples
 from datamodules.transforms import seen
 from mhmoe_mm.batches import Nlvr2Batch
+from mhmoe_mm.inputs.pixels import stack_pixels
+from mhmoe_mm.inputs.texts import stack_tokens
 
 
 class Nlvr2Row(NamedTuple):

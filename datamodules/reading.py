@@ -20,6 +20,7 @@ from datamodules.errors import SampleError
 from datamodules.index import ShardError, ShardIndex, index_path, parse_index, read_index
 from datamodules.recent import Recent
 from datamodules.sources import local_path
+from mhmoe_mm.inputs.images import ImageError
 
 MAX_INDEX_BYTES = 1 << 30
 OPEN_SHARDS = 64
@@ -95,7 +96,7 @@ class Sample:
             )
         try:
             return DECODERS[extension](self.fetch(extension), self.limits)
-        except SampleError as error:
+        except (SampleError, ImageError) as error:
             raise self.error(error.kind, f"cannot be used: {error}", extension) from error
         except ShardError as error:
             raise self.error("shard", f"cannot be read: {error}", extension) from error

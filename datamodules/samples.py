@@ -14,12 +14,11 @@ from torch import Tensor
 from datamodules.language import choose_caption
 from datamodules.masking import BlockMask, Masking, TextMask
 from datamodules.reading import Sample
-from datamodules.tokenization import Tokenizer
 from datamodules.transforms import View, seen
 from mhmoe_mm.batches import IGNORED, ImageBatch, PairBatch, TextBatch
-
-LENGTH_STEP = 8
-"""Texts are padded to a multiple of this, so that few different shapes occur."""
+from mhmoe_mm.inputs.pixels import stack_pixels
+from mhmoe_mm.inputs.texts import stack_tokens
+from mhmoe_mm.inputs.tokenization import Tokenizer
 
 
 class ImageRow(NamedTuple):
@@ -101,24 +100,6 @@ class PairSample:
         return PairRow(self.image(sample, choice), text)
 
 
-def stack_pixels(pixels: list[Tensor]) -> Tensor:
-    """Images as one tensor (batch 3 height width), in memory channels last as the decoders leave
-    them: turning them costs more.
-    """
-    return torch.stack([pixel.permute(1, 2, 0) for pixel in pixels]).permute(0, 3, 1, 2)
-
-
-def stack_tokens(rows: list[list[int]], fill: int, max_tokens: int) -> tuple[Tensor, Tensor]:
-    """(ids, whether it is padding), (batch seq) both: filled up with `fill` to the longest row in
-    steps of `LENGTH_STEP`, at most `max_tokens`.
-    """
-    longest = max(len(row) for row in rows)
-    length = min(max_tokens, -(-longest // LENGTH_STEP) * LENGTH_STEP)
-    size = torch.tensor([len(row) for row in rows])
-    ids = torch.tensor([row + [fill] * (length - len(row)) for row in rows])
-    return ids, torch.arange(length) >= size[:, None]
-
-
 def collate_images(rows: list[ImageRow]) -> ImageBatch:
     """Stack images."""
     return ImageBatch(
@@ -129,7 +110,7 @@ def collate_images(rows: list[ImageRow]) -> ImageBatch:
 
 
 class TextCollate:
-    """Stack texts, padded to the longest in steps of `LENGTH_STEP`, at most `max_tokens`."""
+    """Stack texts, padded to the longest in steps of 8, at most `max_tokens`."""
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int):
         self.pad = tokenizer.pad

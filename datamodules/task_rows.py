@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from datamodules.answers import NameList
 from datamodules.reading import Sample
 from datamodules.sources import Source
-from datamodules.tokenization import Tokenizer
 from datamodules.transforms import View
+from mhmoe_mm.inputs.tokenization import Tokenizer
 
 
 class Entry(NamedTuple):

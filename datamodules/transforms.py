@@ -4,11 +4,11 @@ import math
 import random
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
 from datamodules.augment import RandAugment
+from mhmoe_mm.inputs.pixels import resize
 
 ATTEMPTS = 10
 
@@ -96,16 +96,6 @@ def random_crop(
     tall = max(1, min(height, round(width / aspect)))
     wide = max(1, min(width, round(height * aspect)))
     return (height - tall) // 2, (width - wide) // 2, tall, wide
-
-
-def resize(image: Tensor, size: int) -> Tensor:
-    """uint8 (3 height width) to (3 size size), bicubic with antialiasing, in integer arithmetic."""
-    if image.shape[1:] == (size, size):
-        return image
-    # The batch axis is added in the decoder's memory order (channels last). Added in front it hides
-    # that order from the kernel, which then takes half as long again.
-    batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
-    return F.interpolate(batch, size=(size, size), mode="bicubic", antialias=True)[0]
 
 
 def jitter(image: Tensor, strength: float, choice: random.Random) -> Tensor:

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from datamodules.answers import NameList
 from datamodules.reading import Sample
-from datamodules.samples import stack_pixels, stack_tokens
 from datamodules.task_rows import Entry, Setting, TaskRows, TaskSamples
 from datamodules.transforms import seen
 from mhmoe_mm.batches import VqaBatch
+from mhmoe_mm.inputs.pixels import stack_pixels
+from mhmoe_mm.inputs.texts import stack_tokens
 
 SCORES = (0.0, 0.3, 0.6, 0.9, 1.0)
 

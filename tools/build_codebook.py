@@ -17,11 +17,10 @@ from einops import rearrange
 from safetensors.torch import save
 from torch import Tensor
 
-from datamodules.errors import SampleError
-from datamodules.images import decode_image
 from datamodules.index import index_path, read_index
-from datamodules.transforms import resize
 from mhmoe_mm.batches import normalized
+from mhmoe_mm.inputs.images import ImageError, decode_image
+from mhmoe_mm.inputs.pixels import resize
 from tools.build_shards.errors import InputError, run_reporting
 from tools.build_shards.files import write_whole
 from tools.build_shards.images import SUFFIXES
@@ -30,7 +29,6 @@ from tools.build_shards.reading import read_samples, shards_of
 
 PICTURES = frozenset(suffix.removeprefix(".") for suffix in SUFFIXES)
 CHUNK = 2048
-MAX_PIXELS = 50_000_000
 PATCHES = "c (h p) (w q) -> (h w) (c p q)"
 
 
@@ -179,8 +177,8 @@ def codebook_bytes(code: Tensor, about: dict[str, str]) -> bytes:
 def _pixels(data: bytes, image_size: int, where: str) -> Tensor:
     """uint8 (3 size size), as the data module shows an image in evaluation."""
     try:
-        image = decode_image(np.frombuffer(data, dtype=np.uint8).copy(), MAX_PIXELS)
-    except SampleError as error:
+        image = decode_image(np.frombuffer(data, dtype=np.uint8).copy())
+    except ImageError as error:
         raise InputError(f"{where}: {error}.") from error
     return resize(image, image_size)
 

@@ -11,9 +11,9 @@ from datamodules.image_text import CaptioningSamples, RetrievalSamples
 from datamodules.loading import Loading
 from datamodules.masking import CaptionMask, Masking
 from datamodules.sources import Source
-from datamodules.tokenization import Tokenizer
 from datamodules.transforms import View
 from mhmoe_mm.batches import IGNORED
+from mhmoe_mm.inputs.tokenization import Tokenizer
 from tests.datamodules.task_shards import caption_members
 
 COUNTS = [5, 7, 3]

@@ -3,8 +3,8 @@ import random
 import pytest
 
 from datamodules.masking import BlockMask, Masking, TextMask
-from datamodules.tokenization import Tokenizer
 from mhmoe_mm.batches import IGNORED
+from mhmoe_mm.inputs.tokenization import Tokenizer
 
 SENTENCE = "the big red circle is left of a small blue star and the green square is right"
 

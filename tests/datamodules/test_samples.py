@@ -18,9 +18,9 @@ from datamodules.samples import (
     TextSample,
     collate_images,
 )
-from datamodules.tokenization import Tokenizer
 from datamodules.transforms import View
 from mhmoe_mm.batches import IGNORED
+from mhmoe_mm.inputs.tokenization import Tokenizer
 from tests.datamodules.conftest import members
 
 VIEW = View(size=32, patch=8)

@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.transforms import View, evaluation_view, random_crop, resize, training_view
+from datamodules.transforms import View, evaluation_view, random_crop, training_view
+from mhmoe_mm.inputs.pixels import resize
 
 NOISE = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
 IMAGE = torch.from_numpy(NOISE).permute(2, 0, 1)

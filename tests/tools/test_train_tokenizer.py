@@ -3,7 +3,7 @@ import json
 import pytest
 from tokenizers import Tokenizer as FastTokenizer
 
-from datamodules.tokenization import Tokenizer
+from mhmoe_mm.inputs.tokenization import Tokenizer
 from tests.tools.making import (
     LANGUAGES,
     build_folder,

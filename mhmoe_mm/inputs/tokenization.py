@@ -14,23 +14,21 @@ class Tokenizer:
     Special tokens written out in a text are read as plain text: a caption cannot end itself.
 
     Args:
-        path: a `tokenizer.json`, as `python -m tools.train_tokenizer` writes it.
+        source: path of a `tokenizer.json`, as `python -m tools.train_tokenizer` writes it, or its
+            content, as checkpoints keep it.
     """
 
-    def __init__(self, path: Path | str):
-        path = Path(path)
-        if not path.is_file():
-            raise ValueError(
-                f"The tokenizer {path} does not exist: train one with "
-                "`python -m tools.train_tokenizer`."
-            )
-        content = path.read_bytes()
-        self.path = str(path)
+    def __init__(self, source: Path | str):
+        given = str(source).lstrip().startswith("{")
+        path = self.path = "of the checkpoint" if given else str(source)
+        content = str(source).encode() if given else _content(Path(source))
         self.sha256 = hashlib.sha256(content).hexdigest()
         try:
             self._tokenizer = FastTokenizer.from_buffer(content)
+            self.content = content.decode()
+            """The whole file."""
         except Exception as error:  # the library raises nothing narrower
-            raise ValueError(f"{path} is not a tokenizer.json: {error}.") from error
+            raise ValueError(f"The tokenizer {path} is not a tokenizer.json: {error}.") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True
@@ -63,3 +61,12 @@ class Tokenizer:
     def decode(self, ids: list[int]) -> str:
         """The text of ids, without special tokens."""
         return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def _content(path: Path) -> bytes:
+    if not path.is_file():
+        raise ValueError(
+            f"The tokenizer {path} does not exist: train one with "
+            "`python -m tools.train_tokenizer`."
+        )
+    return path.read_bytes()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.tokenization import Tokenizer
+from mhmoe_mm.inputs.tokenization import Tokenizer
 
 
 def test_a_text_is_framed_and_cut_to_its_length(tokenizer_path):

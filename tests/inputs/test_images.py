@@ -8,8 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.errors import SampleError
-from datamodules.images import decode_image, read_header
+from mhmoe_mm.inputs.images import ImageError, decode_image, read_header
 from tests.datamodules.conftest import encoded
 
 CAP = 10_000
@@ -68,7 +67,7 @@ def test_transparent_pixels_become_white():
 
 def test_16_bit_images_are_refused():
     deep = Image.fromarray(np.arange(35, dtype=np.uint16).reshape(5, 7) * 1000)
-    with pytest.raises(SampleError, match="16 bits"):
+    with pytest.raises(ImageError, match="16 bits"):
         decode_image(as_array(encoded(deep, "PNG")), CAP)
 
 
@@ -76,7 +75,7 @@ def test_16_bit_images_are_refused():
 def test_cut_images_raise_whatever_is_missing(name):
     data = FILES[name]
     for size in [0, 1, 7, 11, 20, 33, len(data) // 2, len(data) - 40]:
-        with pytest.raises(SampleError):
+        with pytest.raises(ImageError):
             decode_image(as_array(data[:size]), CAP)
 
 
@@ -88,13 +87,13 @@ def test_flipped_bytes_either_decode_or_are_a_sample_error(name):
         noisy = as_array(data)
         at = rng.integers(0, min(len(noisy), 700), 3)
         noisy[at] = rng.integers(0, 256, 3)
-        with contextlib.suppress(SampleError):
+        with contextlib.suppress(ImageError):
             assert decode_image(noisy, CAP).dtype == torch.uint8
 
 
 def test_other_formats_are_refused():
     for data in (encoded(RGB, "GIF"), encoded(RGB, "TIFF"), b"<svg/>"):
-        with pytest.raises(SampleError, match="neither JPEG, PNG nor WebP"):
+        with pytest.raises(ImageError, match="neither JPEG, PNG nor WebP"):
             decode_image(as_array(data), CAP)
 
 
@@ -111,13 +110,13 @@ def png_that_claims(width: int, height: int) -> bytes:
 
 
 def test_a_pixel_bomb_is_refused_before_it_is_decoded(monkeypatch):
-    monkeypatch.setattr("datamodules.images._decode_with_pil", None)
-    with pytest.raises(SampleError, match="30000 x 20000 = 600000000 pixels"):
+    monkeypatch.setattr("mhmoe_mm.inputs.images._decode_with_pil", None)
+    with pytest.raises(ImageError, match="30000 x 20000 = 600000000 pixels"):
         decode_image(as_array(png_that_claims(30000, 20000)), 50_000_000)
 
 
 @pytest.mark.parametrize("name", ["jpeg", "webp lossy", "webp lossless", "webp rgba"])
 def test_the_pixel_cap_holds_for_every_format(name):
     assert decode_image(as_array(FILES[name]), 37 * 53).shape == (3, 37, 53)
-    with pytest.raises(SampleError, match="53 x 37"):
+    with pytest.raises(ImageError, match="53 x 37"):
         decode_image(as_array(FILES[name]), 37 * 53 - 1)

@@ -19,10 +19,20 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from datamodules.errors import SampleError
-
+MAX_PIXELS = 50_000_000
+"""Of an image that is decoded, unless asked for otherwise."""
 # Start-of-frame markers; C4, C8 and CC in their midst are something else.
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+class ImageError(ValueError):
+    """An image that cannot be used: `kind` is a word for counts, the text says what is wrong with
+    "it".
+    """
+
+    def __init__(self, kind: str, why: str):
+        super().__init__(why)
+        self.kind = kind
 
 
 class Header(NamedTuple):
@@ -35,16 +45,16 @@ class Header(NamedTuple):
     """Whether torchvision decodes it, safely and to PIL's pixels."""
 
 
-def decode_image(data: np.ndarray, max_pixels: int) -> Tensor:
-    """Pixels of a JPEG, PNG or WebP file (uint8 array of its bytes); `SampleError` when it is not
+def decode_image(data: np.ndarray, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """Pixels of a JPEG, PNG or WebP file (uint8 array of its bytes); `ImageError` when it is not
     whole, not one of these, or larger than `max_pixels`.
     """
     header = read_header(data)
     if header.height * header.width > max_pixels:
-        raise SampleError(
+        raise ImageError(
             "pixels",
             f"it has {header.width} x {header.height} = {header.width * header.height} pixels, "
-            f"limits.pixels allows {max_pixels}",
+            f"of which {max_pixels} are allowed (limits.pixels of data)",
         )
     try:
         if header.plain:
@@ -52,7 +62,7 @@ def decode_image(data: np.ndarray, max_pixels: int) -> Tensor:
         return _decode_with_pil(data)
     except Exception as error:  # damaged bytes make decoders raise nearly anything
         reason = (str(error) or type(error).__name__).splitlines()[0].rsplit(", ", 1)[-1]
-        raise SampleError("decode", f"its {header.kind} data are damaged ({reason})") from error
+        raise ImageError("decode", f"its {header.kind} data are damaged ({reason})") from error
 
 
 def read_header(data: np.ndarray) -> Header:
@@ -66,8 +76,8 @@ def read_header(data: np.ndarray) -> Header:
         if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
             return _webp_header(head)
     except (IndexError, struct.error):
-        raise SampleError("decode", "it ends within its header") from None
-    raise SampleError("decode", "it is neither JPEG, PNG nor WebP")
+        raise ImageError("decode", "it ends within its header") from None
+    raise ImageError("decode", "it is neither JPEG, PNG nor WebP")
 
 
 def _jpeg_header(data: np.ndarray) -> Header:
@@ -76,7 +86,7 @@ def _jpeg_header(data: np.ndarray) -> Header:
         while data[at] == 0xFF and data[at + 1] == 0xFF:  # padding before a marker
             at += 1
         if data[at] != 0xFF:
-            raise SampleError("decode", "its JPEG header is damaged")
+            raise ImageError("decode", "its JPEG header is damaged")
         marker = int(data[at + 1])
         if marker in JPEG_FRAMES:
             height, width, channels = struct.unpack(">HHB", data[at + 5 : at + 10].tobytes())
@@ -87,7 +97,7 @@ def _jpeg_header(data: np.ndarray) -> Header:
 def _png_header(head: bytes) -> Header:
     width, height, depth = struct.unpack(">IIB", head[16:25])
     if depth == 16:
-        raise SampleError("decode", "it is a PNG with 16 bits a channel: convert it to 8 bits")
+        raise ImageError("decode", "it is a PNG with 16 bits a channel: convert it to 8 bits")
     return Header("png", height, width, plain=False)
 
 
@@ -105,9 +115,13 @@ def _webp_header(head: bytes) -> Header:
 
 def _decode_with_pil(data: np.ndarray) -> Tensor:
     with Image.open(io.BytesIO(data.tobytes()), formats=("JPEG", "PNG", "WEBP")) as image:
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image)
-        pixels = np.array(image.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+        return pixels_of(image)
+
+
+def pixels_of(image: Image.Image) -> Tensor:
+    """Pixels of a PIL image with 8 bits a channel; what is transparent is put on white."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
