@@ -22,6 +22,7 @@ from datamodules.sources import Source, expand_shards
 from datamodules.steps import Feed, only_part
 from datamodules.task_rows import Setting, TaskSamples
 from datamodules.transforms import View
+from mhmoe_mm.inputs.texts import Texts
 
 VIEW, LIMITS, LOADING = View(), Limits(), Loading()
 PART = "row"
@@ -72,6 +73,14 @@ class FineTuningDataModule(ShardedDataModule):
     def predict_dataloader(self) -> EvaluationLoader | list[Any]:
         """Every test row exactly once over all ranks."""
         return self._evaluation("test")
+
+    @property
+    def texts(self) -> Texts | None:
+        """How the texts of an evaluation are read; None in a task without."""
+        if not self.sample.reads_text:
+            return None
+        source = self.sources["val"] or self.sources["test"] or self.sources["train"]
+        return Texts(self.tokenizer, source.max_tokens)
 
     def _make_feeds(self, split: str) -> list[Any]:
         source: Source = self.sources[split]

@@ -5,11 +5,13 @@ import importlib
 import os
 import sys
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import yaml
 from jsonargparse import set_parsing_settings
+from jsonargparse._common import parsing_settings
 
 IMPORTABLE = (
     "mhmoe_mm",
@@ -69,6 +71,17 @@ def restrict_imports(plugins: Sequence[str]) -> None:
         import_path_denylist=["*"],
         import_path_allowlist=[*IMPORTABLE, *plugins],
     )
+
+
+@contextmanager
+def restricted_imports(plugins: Sequence[str]) -> Iterator[None]:
+    """`restrict_imports` for a while, where jsonargparse belongs to somebody else's program."""
+    before = dict(parsing_settings)
+    try:
+        restrict_imports(plugins)
+        yield
+    finally:
+        parsing_settings.update(before)
 
 
 def folded(argv: Sequence[str]) -> list[str]:

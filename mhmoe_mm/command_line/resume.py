@@ -43,7 +43,16 @@ def find_checkpoint(asked: str, runs: Path, name: str) -> Path:
 
 
 def read_hyper_parameters(checkpoint: Path) -> dict[str, Any]:
-    """What the checkpoint's task was made from; tensors are mapped, not read; no code is run."""
+    """What the checkpoint's task was made from."""
+    return read_checkpoint(checkpoint).get("hyper_parameters", {})
+
+
+def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """All that a checkpoint holds; tensors are mapped, not read; no code is run.
+
+    Raises:
+        ValueError: the file is no checkpoint, or not a whole one, or cannot be read safely.
+    """
     file = checkpoint / "meta.pt" if checkpoint.is_dir() else checkpoint
     if not zipfile.is_zipfile(file):
         raise ValueError(f"{file} is not a checkpoint, or not a whole one.")
@@ -54,7 +63,7 @@ def read_hyper_parameters(checkpoint: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is not a checkpoint that can be read safely: {reason}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds a {type(content).__name__}, not a checkpoint.")
-    return content.get("hyper_parameters", {})
+    return content
 
 
 def compare(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 from mhmoe_mm.checkpoint import check_path, load_weights
+from mhmoe_mm.inputs.texts import Texts
 from mhmoe_mm.losses import Prediction
 from mhmoe_mm.metrics.prediction_mean import PredictionMean
 from mhmoe_mm.moe.mh_moe import MHMoE, SparseMoE
@@ -101,6 +102,14 @@ class Task(LightningModule, ABC):
         self.init_from = None  # a test after a fit must not start over
         for line in report.lines():
             rank_zero_info(line)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep how texts are read, where the data module knows it as its `texts`: with that, the
+        file is of use on its own.
+        """
+        texts: Texts | None = getattr(getattr(self.trainer, "datamodule", None), "texts", None)
+        if texts is not None:
+            checkpoint["texts"] = texts.plain()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """These weights are not to be replaced by those that their training started from."""

@@ -5,13 +5,12 @@ Source: https://arxiv.org/abs/2208.10442, section 3.1, and the code released wit
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from mhmoe_mm.batches import IGNORED, CaptionBatch, normalized
+from mhmoe_mm.inputs.tokenization import Tokenizer
 from mhmoe_mm.losses import caption_cross_entropy, masked_cross_entropy
 from mhmoe_mm.metrics.captions import CaptionScores
 from mhmoe_mm.models.beit3 import BEiT3
@@ -38,41 +37,13 @@ class CaptionLoss:
     """Steps before anything is left out."""
 
 
-class Vocabulary:
-    """What writing a caption needs of a `tokenizer.json`: its special tokens, and text from ids."""
-
-    def __init__(self, path: str):
-        if not Path(path).is_file():
-            raise ValueError(
-                f"There is no tokenizer at {path}: train one with "
-                "`python -m tools.train_tokenizer`."
-            )
-        try:
-            self._tokenizer = Tokenizer.from_file(path)
-        except Exception as error:  # the library raises nothing narrower
-            raise ValueError(f"{path} is not a tokenizer.json: {error}.") from error
-        known = self._tokenizer.get_vocab(with_added_tokens=True)
-        specials = ("<s>", "</s>", "<mask>", "<pad>", "<unk>")
-        if missing := [name for name in specials if name not in known]:
-            raise ValueError(f"The tokenizer {path} lacks the special tokens {', '.join(missing)}.")
-        self.bos, self.eos, self.mask, self.pad, self.unk = (known[name] for name in specials)
-        self.size = max(known.values()) + 1
-
-    def never_written(self, vocab_size: int) -> list[int]:
-        """Ids below `vocab_size` that no caption holds: specials but the end, and those unused."""
-        return [self.bos, self.mask, self.pad, self.unk, *range(self.size, vocab_size)]
-
-    def text(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
-
-
 class Captioning(Task):
     """Captions of images. An evaluation whose images have references writes captions and scores
     them; a test prints the first.
 
     Args:
         net: the multiway encoder; its routers must look at single tokens, without a capacity.
-        tokenizer: the `tokenizer.json` that the data module reads captions with.
+        tokenizer: the `tokenizer.json` that the data module reads captions with, or its content.
         loss: of a predicted token.
         decoding: how captions are written.
         optimizer, schedule, balance_weight, z_weight, init_from: as in Task.
@@ -96,11 +67,11 @@ class Captioning(Task):
         check_causal(net)
         decoding.check(net)
         self.net: BEiT3 = net
-        self.vocabulary = Vocabulary(tokenizer)
-        if self.vocabulary.size > net.vocab_size:
+        self.vocabulary = Tokenizer(tokenizer)
+        if self.vocabulary.vocab_size > net.vocab_size:
             raise ValueError(
-                f"The tokenizer {tokenizer} has {self.vocabulary.size} tokens, more than the "
-                f"network's vocab_size={net.vocab_size}."
+                f"The tokenizer {self.vocabulary.path} has {self.vocabulary.vocab_size} tokens, more "
+                f"than the network's vocab_size={net.vocab_size}."
             )
         self.loss, self.decoding = loss, decoding
         self.text_head = MaskedLanguageHead(net.dim, net.vocab_size)
@@ -155,6 +126,8 @@ class Captioning(Task):
         """The best caption found for every image, uint8 (batch 3 height width)."""
         words = self.vocabulary
         reader = Reader(self.net, self.text_head, words.mask)
-        never = words.never_written(self.net.vocab_size)
+        # Specials but the end, and ids of the network that no token has.
+        unused = range(words.vocab_size, self.net.vocab_size)
+        never = [*(words.specials - {words.eos}), *unused]
         found = generate(reader, normalized(pixel), words.bos, words.eos, self.decoding, never)
-        return [words.text(caption.token) for caption in found]
+        return [words.decode(caption.token) for caption in found]

@@ -64,18 +64,19 @@ class ImageClassification(Task):
         if self.training and self.mixtures:
             chosen = int(torch.randint(len(self.mixtures), ()))
             image, target = self.mixtures[chosen](image, batch.label)
-            logits, loads = self._scores(image)
+            logits, loads = self.scores(image)
             return Outcome({"class": soft_cross_entropy(logits, target, smoothing)}, loads)
-        logits, loads = self._scores(image)
+        logits, loads = self.scores(image)
         target = torch.where(batch.valid, batch.label, IGNORED)
         return Outcome({"class": masked_cross_entropy(logits, target, smoothing)}, loads)
 
     def predict_step(self, batch: ClassBatch, batch_idx: int) -> list[dict[str, str | int]]:
         """`key` and `class` of every image."""
-        chosen = self._scores(normalized(batch.pixel))[0].argmax(dim=1).tolist()
+        chosen = self.scores(normalized(batch.pixel))[0].argmax(dim=1).tolist()
         rows = zip(batch.key, chosen, batch.valid.tolist(), strict=True)
         return [{"key": key, "class": label} for key, label, valid in rows if valid]
 
-    def _scores(self, image: Tensor) -> tuple[Tensor, dict[str, Load]]:
+    def scores(self, image: Tensor) -> tuple[Tensor, dict[str, Load]]:
+        """Logits (batch classes) of images as networks read them; the loads."""
         encoded = self.net(image, None)
         return self.head(encoded.hidden[:, 1:]), encoded.loads

@@ -51,16 +51,17 @@ class NLVR2(Task):
 
     def predict_step(self, batch: Nlvr2Batch, batch_idx: int) -> list[dict[str, str]]:
         """`identifier` and `label`, "True" or "False", of every example."""
-        judged = self._scores(batch)[0].argmax(dim=1).tolist()
+        judged = self.scores(batch)[0].argmax(dim=1).tolist()
         rows = zip(batch.identifier, judged, batch.valid.tolist(), strict=True)
         return [{"identifier": i, "label": str(bool(true))} for i, true, valid in rows if valid]
 
     def _judge(self, batch: Nlvr2Batch) -> tuple[Outcome, Tensor]:
-        logits, loads = self._scores(batch)
+        logits, loads = self.scores(batch)
         target = torch.where(batch.valid, batch.label, IGNORED)
         return Outcome({"truth": masked_cross_entropy(logits, target)}, loads), logits
 
-    def _scores(self, batch: Nlvr2Batch) -> tuple[Tensor, dict[str, Load]]:
+    def scores(self, batch: Nlvr2Batch) -> tuple[Tensor, dict[str, Load]]:
+        """Logits (batch 2) of false and true; the loads."""
         image = normalized(torch.cat([batch.left, batch.right]))
         encoded = self.net(image, batch.token.repeat(2, 1), batch.pad.repeat(2, 1))
         pair = torch.cat([encoded.hidden[:, 0], encoded.hidden[:, encoded.split]], dim=1)

@@ -77,11 +77,12 @@ class VQA(Task):
 
     def predict_step(self, batch: VqaBatch, batch_idx: int) -> list[dict[str, str | int]]:
         """`question_id` and `answer` of every question, as the official server takes them."""
-        chosen = self._written(self._scores(batch)[0])
+        chosen = self._written(self.scores(batch)[0])
         rows = zip(batch.question_id, chosen, batch.valid.tolist(), strict=True)
         return [{"question_id": q, "answer": answer} for q, answer, valid in rows if valid]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         checkpoint["answers"] = self.answers
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -103,13 +104,14 @@ class VQA(Task):
                 f"The data score {batch.target.shape[1]} answers, but the task knows "
                 f"{len(self.answers)}: give both the same answers file."
             )
-        logits, loads = self._scores(batch)
+        logits, loads = self.scores(batch)
         prediction = soft_binary_cross_entropy(logits, batch.target, batch.valid)
         chosen = batch.target.gather(1, logits.detach().argmax(dim=1, keepdim=True))[:, 0]
         score = torch.where(batch.valid, chosen, 0.0).sum() / prediction.predicted.clamp(min=1)
         return Outcome({"answer": prediction}, loads, {"accuracy": score}), logits
 
-    def _scores(self, batch: VqaBatch) -> tuple[Tensor, dict[str, Load]]:
+    def scores(self, batch: VqaBatch) -> tuple[Tensor, dict[str, Load]]:
+        """Logits (batch answers), whose sigmoid says how right each is; the loads."""
         encoded = self.net(normalized(batch.pixel), batch.token, batch.pad)
         return self.head(self.pooler(encoded.hidden[:, 0])), encoded.loads
 

@@ -37,7 +37,7 @@ def test_a_mixed_batch_has_the_loss_of_both_classes_in_their_shares():
 
     prediction = model.losses(batch).predictions["class"]
     image, _ = seen["mixed"]
-    log_prob = model._scores(image)[0].log_softmax(dim=1)
+    log_prob = model.scores(image)[0].log_softmax(dim=1)
     row = torch.arange(4)
     expected = -0.3 * log_prob[row, batch.label] - 0.7 * log_prob[row, batch.label.flip(0)]
     torch.testing.assert_close(prediction.loss, expected.mean())

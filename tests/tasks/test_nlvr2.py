@@ -20,7 +20,7 @@ def test_the_head_reads_image_and_text_of_the_left_pair_then_of_the_right_one():
     for side in (batch.left, batch.right):
         encoded = model.net(normalized(side), batch.token, batch.pad)
         seen += [encoded.hidden[:, 0], encoded.hidden[:, encoded.split]]
-    torch.testing.assert_close(model._scores(batch)[0], model.head(torch.cat(seen, dim=1)))
+    torch.testing.assert_close(model.scores(batch)[0], model.head(torch.cat(seen, dim=1)))
 
 
 def test_training_tells_true_from_false():
@@ -32,7 +32,7 @@ def test_training_tells_true_from_false():
 
 def test_consistency_needs_every_pair_of_a_sentence():
     model, batch = task().eval(), statements(8)
-    right = model._scores(batch)[0].argmax(dim=1) == batch.label
+    right = model.scores(batch)[0].argmax(dim=1) == batch.label
     result = validate(model, rows(batch, 0, 3), rows(batch, 3, 8))
     assert result["val/accuracy"] == pytest.approx(right.float().mean().item())
     assert result["val/consistency"] == pytest.approx(
@@ -50,7 +50,7 @@ def test_rows_that_fill_up_a_batch_change_no_figure():
 
 def test_predictions_are_true_or_false_by_identifier():
     model, batch = task().eval(), statements(5)._replace(valid=torch.arange(5) < 4)
-    judged = model._scores(batch)[0].argmax(dim=1).tolist()
+    judged = model.scores(batch)[0].argmax(dim=1).tolist()
     (found,) = predict(model, batch)
     names = ["False", "True"]
     assert found == [

@@ -30,7 +30,7 @@ def annotation_file(path, ids, answer="red"):
 def test_the_loss_is_the_binary_cross_entropy_of_every_answer_added_up():
     model, batch = task(), questions(5)
     prediction = model.losses(batch).predictions["answer"]
-    logits = model._scores(batch)[0]
+    logits = model.scores(batch)[0]
     total = 0.0
     for row in range(5):
         for answer in range(7):
@@ -60,7 +60,7 @@ def test_rows_that_fill_up_a_batch_change_no_figure():
 
 def test_predictions_name_every_question_once_with_its_likeliest_answer():
     model, batch = task(), questions(5)._replace(valid=torch.arange(5) < 4)
-    chosen = model._scores(batch)[0].argmax(dim=1).tolist()
+    chosen = model.scores(batch)[0].argmax(dim=1).tolist()
     (found,) = predict(model, batch)
     assert found == [{"question_id": 100 + i, "answer": ANSWERS[chosen[i]]} for i in range(4)]
 
@@ -68,7 +68,7 @@ def test_predictions_name_every_question_once_with_its_likeliest_answer():
 def test_with_annotations_the_accuracy_is_the_official_one(tmp_path):
     model = task(annotations=[annotation_file(tmp_path / "a.json", range(100, 105))])
     batch = questions(5)
-    chosen = model._scores(batch)[0].argmax(dim=1)
+    chosen = model.scores(batch)[0].argmax(dim=1)
     result = validate(model, batch)
     assert result["val/accuracy"] == pytest.approx((chosen == 0).float().mean().item())
     assert "val/question_type/what" in result
