@@ -1,8 +1,15 @@
 """What tests of every part share."""
 
 import logging
+from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import pytest
+
+from tests.datamodules.conftest import tokenizer_path
+
+__all__ = ["tokenizer_path"]
 
 
 @pytest.fixture
@@ -12,3 +19,11 @@ def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(logging.getLogger(name), "propagate", True)
         caplog.set_level("INFO", name)
     return caplog
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, tokenizer_path: str) -> Callable[[str], Any]:
+    """trained(name) -> a tiny checkpoint of a task, `tests.trained.Trained`; made once."""
+    from tests.trained import make  # what it imports is not for every test
+
+    return cache(lambda name: make(name, tmp_path_factory.mktemp(name), tokenizer_path))

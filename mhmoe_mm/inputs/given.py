@@ -13,7 +13,8 @@ from torch import Tensor
 from mhmoe_mm.inputs.images import MAX_PIXELS, ImageError, decode_image, pixels_of
 
 Image = str | Path | PILImage.Image | np.ndarray | Tensor
-"""A path of a JPEG, PNG or WebP file, a PIL image, or uint8 (3 height width) or (height width 3)."""
+"""A path of a JPEG, PNG or WebP file, a PIL image, or uint8 (3 height width) or (height width 3).
+"""
 
 _DEEP = ("I", "F")
 """How the modes of PIL images begin that have more than 8 bits a channel."""

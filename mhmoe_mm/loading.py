@@ -1,0 +1,135 @@
+"""From a checkpoint to a `Model`: everything that it needs is in the file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import instantiate_module
+
+from mhmoe_mm.checkpoint import check_path
+from mhmoe_mm.command_line.options import restricted_imports
+from mhmoe_mm.command_line.resume import read_checkpoint
+from mhmoe_mm.inference import METHODS, Model
+from mhmoe_mm.inputs.texts import Texts
+from mhmoe_mm.inputs.tokenization import Tokenizer
+from mhmoe_mm.tasks.base import Task
+from mhmoe_mm.tasks.image_classification import ImageClassification
+
+TASKS: dict[str, type[Task]] = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in METHODS}
+TRAINING_ONLY = ("_instantiator", "optimizer", "schedule", "init_from", "annotations")
+"""Hyper-parameters that using a model does not need; what they name need not be here."""
+
+
+def load(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    tokenizer: str | Path | None = None,
+    plugins: Sequence[str] = (),
+) -> Model:
+    """The model in a checkpoint of `mhmoe-mm fit`, ready for images and texts.
+
+    No code of the file is run, and its classes come from this library, torch and `plugins` alone.
+
+    Args:
+        path: a checkpoint, or the folder of a run (`runs/NAME/version_N`) for its last one.
+        device: where the model computes.
+        tokenizer: path of the `tokenizer.json` of a checkpoint that does not keep it: those that
+            were written before checkpoints did.
+        plugins: packages that the network's classes may also come from.
+
+    Raises:
+        ValueError: there is no such checkpoint, or it cannot be read safely, or it holds nothing
+            that can be asked, or its tokenizer is missing or another one.
+    """
+    file = _file(path)
+    content = read_checkpoint(file)
+    given = dict(content.get("hyper_parameters", {}))
+    kind = _kind(given, file)
+    texts = None if kind is ImageClassification else _texts(content, given, tokenizer, file)
+    if "tokenizer" in given and texts is not None:
+        given["tokenizer"] = texts.tokenizer.content
+    if "answers" in content:
+        given["answers"] = content["answers"]
+    task = _built(given, content, plugins, file)
+    try:
+        task.to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"The device {device} cannot be used here: {reason}") from error
+    return Model(task.eval(), texts, str(file))
+
+
+def _file(path: str | Path) -> Path:
+    check_path(str(path))
+    file = Path(path)
+    if not file.exists():
+        raise ValueError(f"No such checkpoint: {path}.")
+    if not file.is_dir():
+        return file
+    last = file / "checkpoints" / "last.ckpt"
+    if (file / "meta.pt").exists():
+        raise ValueError(f"{path} is a sharded checkpoint: name one that is a single file.")
+    if not last.is_file():
+        raise ValueError(
+            f"{path} is a folder without checkpoints/last.ckpt: name a checkpoint or the folder of "
+            "a run, such as runs/NAME/version_0."
+        )
+    return last
+
+
+def _kind(given: dict[str, Any], file: Path) -> type[Task]:
+    name = given.get("_class_path")
+    if not isinstance(name, str):
+        raise ValueError(
+            f"{file} does not say what its task was made from: load a checkpoint of `mhmoe-mm fit`."
+        )
+    if name not in TASKS:
+        askable = ", ".join(sorted(kind.__name__ for kind in METHODS))
+        raise ValueError(
+            f"{file} holds a model of the task {name.rsplit('.', 1)[-1]}, which cannot be asked "
+            f"anything: load a checkpoint of {askable}."
+        )
+    return TASKS[name]
+
+
+def _texts(
+    content: dict[str, Any], given: dict[str, Any], tokenizer: str | Path | None, file: Path
+) -> Texts:
+    """How the checkpoint's texts are read, by what it keeps or else by the files that are here."""
+    if "texts" in content:
+        try:
+            texts = Texts.from_plain(content["texts"])
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{file} keeps a tokenizer that is damaged: {error}") from error
+        if tokenizer is not None and Tokenizer(Path(tokenizer)).sha256 != texts.tokenizer.sha256:
+            raise ValueError(f"{tokenizer} is not the tokenizer that {file} was trained with.")
+        return texts
+    source = tokenizer or given.get("tokenizer")
+    if source is None:
+        raise ValueError(
+            f"{file} keeps no tokenizer, as checkpoints once did not: name the tokenizer.json that "
+            "it was trained with, `load(path, tokenizer=...)`."
+        )
+    found = Tokenizer(Path(source))
+    states = [state for state in content.values() if isinstance(state, dict) and "sample" in state]
+    if any(state.get("tokenizer", found.sha256) != found.sha256 for state in states):
+        raise ValueError(f"{source} is not the tokenizer that {file} was trained with.")
+    return Texts(found, given["net"]["init_args"]["max_text"])
+
+
+def _built(
+    given: dict[str, Any], content: dict[str, Any], plugins: Sequence[str], file: Path
+) -> Task:
+    """The task of these hyper-parameters with the checkpoint's weights."""
+    needed = {name: value for name, value in given.items() if name not in TRAINING_ONLY}
+    try:
+        # The weights that it starts with are replaced: the caller's random numbers stay.
+        with torch.random.fork_rng(devices=[]), restricted_imports(plugins):
+            task = instantiate_module(Task, needed)
+        task.on_load_checkpoint(content)
+        task.load_state_dict(content["state_dict"])
+    except Exception as error:  # jsonargparse and torch raise many kinds, and long
+        reason = " ".join(str(error).split())
+        raise ValueError(f"The model in {file} cannot be built here: {reason}") from error
+    return task
