@@ -75,6 +75,12 @@ class FineTuningDataModule(ShardedDataModule):
         return self._evaluation("test")
 
     @property
+    def class_names(self) -> list[str] | None:
+        """What the model's classes or answers are called, in order; None in a task without."""
+        names = self.sample.classes()
+        return names.names if names else None
+
+    @property
     def texts(self) -> Texts | None:
         """How the texts of an evaluation are read; None in a task without."""
         if not self.sample.reads_text:

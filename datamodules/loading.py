@@ -114,17 +114,27 @@ class StepLoader:
 
 
 class EvaluationLoader:
-    """Batches of one rank for a pass over all samples."""
+    """Batches of one rank for a pass over all samples.
+
+    Args:
+        run: step numbers -> batches in that order.
+        num_steps: batches of this rank.
+        num_rows: rows over all ranks; None where a batch has parts of different lengths.
+        ledger: counts what failed.
+        report: called with the last batch, to show what failed.
+    """
 
     def __init__(
         self,
         run: Callable[[range], Iterator[Loaded]],
         num_steps: int,
+        num_rows: int | None,
         ledger: Ledger,
         report: Callable[[], None],
     ):
         self.run = run
         self.num_steps = num_steps
+        self.num_rows = num_rows
         self.ledger = ledger
         self.report = report
 

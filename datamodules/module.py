@@ -127,9 +127,11 @@ class ShardedDataModule(LightningDataModule, ABC):
     def evaluation_loader(self, split: str, rank: int = 0, world: int = 1) -> EvaluationLoader:
         """Batches of one rank of a world that hold every sample of a split exactly once."""
         self.setup("validate" if split == "val" else split)
-        steps = EvaluationSteps(self._feeds[split], rank, world, self.assemble)
+        feeds = self._feeds[split]
+        steps = EvaluationSteps(feeds, rank, world, self.assemble)
         run = partial(run_steps, steps, self.loading)
-        return EvaluationLoader(run, len(steps), self.ledger, self._report)
+        num_rows = feeds[0].order.total if len(feeds) == 1 else None
+        return EvaluationLoader(run, len(steps), num_rows, self.ledger, self._report)
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch and samples consumed in it, over all ranks: valid at any number of ranks."""

@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Callable
+from functools import cache
 from itertools import chain
 
 import numpy as np
@@ -19,10 +20,10 @@ Make = Callable[[str], Trained]
 RED = Image.new("RGB", (23, 31), (200, 30, 10))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model(trained: Make) -> Callable[[str], Model]:
     """model(name) -> the loaded model."""
-    return lambda name: mhmoe_mm.load(trained(name).checkpoint)
+    return cache(lambda name: mhmoe_mm.load(trained(name).checkpoint))
 
 
 def predicted(made: Trained):

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from mhmoe_mm.losses import Prediction, perplexity
+from mhmoe_mm.losses import Prediction
 
 
 class PredictionMean(Metric):
-    """Loss per prediction in nats (or whatever the loss is), accuracy, perplexity."""
+    """Loss per prediction in nats (or whatever the loss is) and accuracy."""
 
     full_state_update = False
     loss: Tensor
@@ -32,7 +32,7 @@ class PredictionMean(Metric):
             self.judged = self.judged + prediction.predicted
 
     def compute(self) -> dict[str, Tensor]:
-        """`loss`, and for predictions that are right or wrong also `accuracy` and `perplexity`.
+        """`loss`, and for predictions that are right or wrong also `accuracy`.
 
         Empty if nothing was predicted.
         """
@@ -41,5 +41,4 @@ class PredictionMean(Metric):
         loss = self.loss / self.predicted
         if not self.judged:
             return {"loss": loss}
-        accuracy = self.correct / self.judged
-        return {"loss": loss, "accuracy": accuracy, "perplexity": perplexity(loss)}
+        return {"loss": loss, "accuracy": self.correct / self.judged}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mhmoe_mm.models.attention import Past
 from mhmoe_mm.models.embeddings import ImageEmbedding, TextEmbedding
 from mhmoe_mm.models.multiway import Layout
+from mhmoe_mm.models.start import UnitStart
 from mhmoe_mm.moe.routing import Kinds, Load
 
 KINDS = ("image", "text")
@@ -39,7 +40,15 @@ class Encoded(NamedTuple):
 class BEiT3(nn.Module):
     """A multiway encoder; its `layout` says what its layers are made of.
 
-    `drop_path` is the last layer's rate; the rates grow linearly from 0.
+    Args:
+        layout: what the layers are made of, and what image and text share.
+        image_size, patch_size: in pixels; the first is a multiple of the second.
+        vocab_size: tokens of the text vocabulary.
+        dim, num_layers, num_heads: width, depth, heads of the attention.
+        max_text: longest text, in tokens.
+        drop_path: the last layer's rate; the rates grow linearly from 0.
+        normalize_output: whether a norm follows the last layer.
+        start: fills the weights of the new network; None: every module starts small by itself.
     """
 
     def __init__(
@@ -54,6 +63,7 @@ class BEiT3(nn.Module):
         max_text: int = 1022,
         drop_path: float = 0.0,
         normalize_output: bool = True,
+        start: UnitStart | None = None,
     ):
         super().__init__()
         self.dim, self.vocab_size = dim, vocab_size
@@ -65,6 +75,8 @@ class BEiT3(nn.Module):
             for layer, rate in enumerate(rates)
         )
         self.norm = layout.final_norm(dim) if normalize_output else None
+        if start is not None:
+            start(self)
 
     def forward(
         self,

@@ -3,6 +3,8 @@
 Tied to nothing. A pair's image is read at its class token, its text at `<s>`.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -46,13 +48,18 @@ class Pooler(nn.Module):
 
 
 class AnswerHead(nn.Module):
-    """Scores of every answer to a question."""
+    """Scores of every answer to a question.
+
+    Every answer starts with the probability 1 / num_answers (as in https://arxiv.org/abs/1708.02002),
+    not 1/2: almost all are wrong, and a network that must learn that first forgets the image.
+    """
 
     def __init__(self, dim: int, num_answers: int):
         super().__init__()
         self.dense = linear(dim, 2 * dim)
         self.norm = nn.LayerNorm(2 * dim)
         self.out = linear(2 * dim, num_answers)
+        nn.init.constant_(self.out.bias, -math.log(max(num_answers - 1, 1)))
 
     def forward(self, row: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch answers"]:
         return self.out(F.gelu(self.norm(self.dense(row))))

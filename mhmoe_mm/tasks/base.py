@@ -6,7 +6,7 @@ the rest is here, once.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import torch
 from lightning.pytorch import LightningModule
@@ -20,11 +20,12 @@ from torchmetrics import Metric
 
 from mhmoe_mm.checkpoint import check_path, load_weights
 from mhmoe_mm.inputs.texts import Texts
-from mhmoe_mm.losses import Prediction
+from mhmoe_mm.losses import Prediction, perplexity
 from mhmoe_mm.metrics.prediction_mean import PredictionMean
 from mhmoe_mm.moe.mh_moe import MHMoE, SparseMoE
 from mhmoe_mm.moe.routing import Load, total_load
 from mhmoe_mm.optim import AdamW, WarmupCosine
+from mhmoe_mm.prediction_files import PredictionFile
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
 ScheduleFactory = Callable[[Optimizer, int], LRScheduler]
@@ -42,7 +43,8 @@ class Outcome(NamedTuple):
 
 
 class Task(LightningModule, ABC):
-    """A network and what is asked of it. Abstract; a task defines `losses`.
+    """A network and what is asked of it. Abstract; a task defines `losses`, and `predict` and
+    `prediction_file` if there is something to predict.
 
     A task with scores of its own has them as attributes, torchmetrics classes whose `compute` gives
     numbers by name, and updates them in `evaluate`; logging and resetting them is done here.
@@ -61,6 +63,11 @@ class Task(LightningModule, ABC):
         init_from: a checkpoint or safetensors file; once a trainer begins, the network starts from
             its weights and the heads that fit, unless a checkpoint of this task is restored.
     """
+
+    prediction_file: PredictionFile | None = None
+    """What predictions are written as; None in a task that has none."""
+    token_objectives: tuple[str, ...] = ()
+    """The objectives that predict tokens of texts; an evaluation gives their perplexity too."""
 
     def __init__(
         self,
@@ -85,6 +92,9 @@ class Task(LightningModule, ABC):
         self._evaluated = {name: PredictionMean() for name in objectives}
         self._metrics = nn.ModuleList(self._evaluated.values())  # so that they follow the device
         self._waiting: dict[str, Load] = {}  # loads of accumulated batches, until the routers step
+        self.is_predicted: Callable[[Any, int], bool] = _never
+        """Whether a batch, by its number, need not be predicted: whoever keeps predictions knows.
+        """
 
     @abstractmethod
     def losses(self, batch: Any) -> Outcome:
@@ -93,6 +103,15 @@ class Task(LightningModule, ABC):
     def evaluate(self, batch: Any) -> Outcome:
         """As `losses`, for an evaluation; here a task also updates its own metrics."""
         return self.losses(batch)
+
+    def predict(self, batch: Any) -> list[dict[str, Any]]:
+        """What `prediction_file` is to hold of every row of the batch, in order, those that only
+        fill it up included.
+        """
+        raise ValueError(
+            f"{type(self).__name__} has nothing to predict: it is a task to train and validate. "
+            "Fine-tune a task such as VQA or Captioning from its checkpoint, with `init_from`."
+        )
 
     def setup(self, stage: str) -> None:
         """Load `init_from`: late enough to be seen, early enough for every way to shard."""
@@ -147,6 +166,16 @@ class Task(LightningModule, ABC):
         """As in validation."""
         return self._evaluate(batch)
 
+    @final
+    def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:
+        """What is predicted of the rows of a batch that do not only fill it up; empty where it
+        `is_predicted` already.
+        """
+        if self.is_predicted(batch, batch_idx):
+            return []
+        rows = zip(self.predict(batch), batch.valid.tolist(), strict=True)
+        return [row for row, valid in rows if valid]
+
     def _evaluate(self, batch: Any) -> dict[str, Any]:
         outcome = self.evaluate(batch)
         for name, prediction in outcome.predictions.items():
@@ -171,6 +200,9 @@ class Task(LightningModule, ABC):
             for what, value in means.items():
                 key = f"{stage}/{name}" if what == "loss" else f"{stage}/{name}_{what}"
                 self.log(key, value, sync_dist=True)
+            if means and name in self.token_objectives:
+                value = perplexity(means["loss"])
+                self.log(f"{stage}/{name}_perplexity", value, sync_dist=True)
             total = total + self.objectives[name] * means.get("loss", 0.0)
             predicted = predicted or bool(means)
         if predicted:
@@ -210,6 +242,10 @@ class Task(LightningModule, ABC):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"},
         }
+
+
+def _never(batch: Any, batch_idx: int) -> bool:
+    return False
 
 
 def merged(forwards: Iterable[dict[str, Load]]) -> dict[str, Load]:

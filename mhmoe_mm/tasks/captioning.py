@@ -5,6 +5,7 @@ Source: https://arxiv.org/abs/2208.10442, section 3.1, and the code released wit
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
@@ -18,6 +19,7 @@ from mhmoe_mm.models.caption_reader import Reader, caption_visible, check_causal
 from mhmoe_mm.models.generation import Decoding, generate
 from mhmoe_mm.models.heads import MaskedLanguageHead
 from mhmoe_mm.optim import AdamW, WarmupCosine
+from mhmoe_mm.prediction_files import JsonList
 from mhmoe_mm.tasks.base import OptimizerFactory, Outcome, ScheduleFactory, Task
 
 DECODING = Decoding()
@@ -48,6 +50,9 @@ class Captioning(Task):
         decoding: how captions are written.
         optimizer, schedule, balance_weight, z_weight, init_from: as in Task.
     """
+
+    prediction_file = JsonList("predictions.json", unique="image_id")
+    token_objectives = ("token",)
 
     def __init__(
         self,
@@ -117,10 +122,10 @@ class Captioning(Task):
         self._printed = []
         super().on_validation_epoch_end()
 
-    def predict_step(self, batch: CaptionBatch, batch_idx: int) -> list[dict[str, str]]:
+    def predict(self, batch: CaptionBatch) -> list[dict[str, Any]]:
         """`image_id` and `caption` of every image, as the official server takes them."""
-        rows = zip(batch.image_id, self.caption(batch.pixel), batch.valid.tolist(), strict=True)
-        return [{"image_id": i, "caption": text} for i, text, valid in rows if valid]
+        rows = zip(batch.image_id, self.caption(batch.pixel), strict=True)
+        return [{"image_id": name, "caption": text} for name, text in rows]
 
     def caption(self, pixel: Tensor) -> list[str]:
         """The best caption found for every image, uint8 (batch 3 height width)."""

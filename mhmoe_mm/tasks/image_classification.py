@@ -4,6 +4,8 @@ Source: https://arxiv.org/abs/2208.10442, appendix, and the code released with i
 mean of the patches.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
@@ -14,6 +16,7 @@ from mhmoe_mm.models.beit3 import BEiT3
 from mhmoe_mm.models.heads import ClassHead
 from mhmoe_mm.moe.routing import Load
 from mhmoe_mm.optim import AdamW, WarmupCosine
+from mhmoe_mm.prediction_files import CsvWithHeader
 from mhmoe_mm.tasks.base import OptimizerFactory, Outcome, ScheduleFactory, Task
 
 
@@ -31,6 +34,8 @@ class ImageClassification(Task):
         label_smoothing: share of a target that goes to all classes evenly.
         optimizer, schedule, balance_weight, z_weight, init_from: as in Task.
     """
+
+    prediction_file = CsvWithHeader("predictions.csv", unique="key")
 
     def __init__(
         self,
@@ -58,6 +63,22 @@ class ImageClassification(Task):
         if cutmix:
             self.mixtures.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
         self.head = ClassHead(net.dim, num_classes)
+        self.names: list[str] | None = None
+        """Of the classes, where the data module knows them as its `class_names`."""
+
+    def on_predict_start(self) -> None:
+        self.names = self._names_of_data() or self.names
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["classes"] = self._names_of_data() or self.names
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.names = checkpoint.get("classes")
+
+    def _names_of_data(self) -> list[str] | None:
+        return getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
 
     def losses(self, batch: ClassBatch) -> Outcome:
         image, smoothing = normalized(batch.pixel), self.label_smoothing if self.training else 0.0
@@ -70,11 +91,13 @@ class ImageClassification(Task):
         target = torch.where(batch.valid, batch.label, IGNORED)
         return Outcome({"class": masked_cross_entropy(logits, target, smoothing)}, loads)
 
-    def predict_step(self, batch: ClassBatch, batch_idx: int) -> list[dict[str, str | int]]:
-        """`key` and `class` of every image."""
+    def predict(self, batch: ClassBatch) -> list[dict[str, Any]]:
+        """`key` and `class` of every image, and `name`, that of the class, where it is known."""
         chosen = self.scores(normalized(batch.pixel))[0].argmax(dim=1).tolist()
-        rows = zip(batch.key, chosen, batch.valid.tolist(), strict=True)
-        return [{"key": key, "class": label} for key, label, valid in rows if valid]
+        rows = [{"key": key, "class": i} for key, i in zip(batch.key, chosen, strict=True)]
+        if self.names is None:
+            return rows
+        return [{**row, "name": self.names[row["class"]]} for row in rows]
 
     def scores(self, image: Tensor) -> tuple[Tensor, dict[str, Load]]:
         """Logits (batch classes) of images as networks read them; the loads."""

@@ -43,6 +43,8 @@ class MaskedPretraining(Task):
         optimizer, schedule, balance_weight, z_weight, init_from: as in Task.
     """
 
+    token_objectives = ("text", "pair_text")
+
     def __init__(
         self,
         net: BEiT3,

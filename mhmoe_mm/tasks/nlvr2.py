@@ -4,6 +4,8 @@ Each image is read with the sentence; the head reads both pairs.
 Source: https://arxiv.org/abs/2208.10442, section 3.1, and the code released with it.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from mhmoe_mm.models.beit3 import BEiT3
 from mhmoe_mm.models.heads import TwoImageHead
 from mhmoe_mm.moe.routing import Load
 from mhmoe_mm.optim import AdamW, WarmupCosine
+from mhmoe_mm.prediction_files import PlainCsv
 from mhmoe_mm.tasks.base import OptimizerFactory, Outcome, ScheduleFactory, Task
 
 
@@ -24,6 +27,8 @@ class NLVR2(Task):
         net: the multiway encoder.
         optimizer, schedule, balance_weight, z_weight, init_from: as in Task.
     """
+
+    prediction_file = PlainCsv("predictions.csv", unique="identifier")
 
     def __init__(
         self,
@@ -49,11 +54,11 @@ class NLVR2(Task):
         self.accuracy.update(logits.argmax(dim=1), batch.label, batch.identifier, batch.valid)
         return outcome
 
-    def predict_step(self, batch: Nlvr2Batch, batch_idx: int) -> list[dict[str, str]]:
+    def predict(self, batch: Nlvr2Batch) -> list[dict[str, Any]]:
         """`identifier` and `label`, "True" or "False", of every example."""
         judged = self.scores(batch)[0].argmax(dim=1).tolist()
-        rows = zip(batch.identifier, judged, batch.valid.tolist(), strict=True)
-        return [{"identifier": i, "label": str(bool(true))} for i, true, valid in rows if valid]
+        rows = zip(batch.identifier, judged, strict=True)
+        return [{"identifier": name, "label": str(bool(true))} for name, true in rows]
 
     def _judge(self, batch: Nlvr2Batch) -> tuple[Outcome, Tensor]:
         logits, loads = self.scores(batch)

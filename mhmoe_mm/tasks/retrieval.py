@@ -5,6 +5,7 @@ Source: https://arxiv.org/abs/2208.10442, section 3.1, and the code released wit
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from mhmoe_mm.models.beit3 import BEiT3
 from mhmoe_mm.models.heads import EmbeddingHead
 from mhmoe_mm.moe.routing import Load
 from mhmoe_mm.optim import AdamW, WarmupCosine
+from mhmoe_mm.prediction_files import ImageTextVectors
 from mhmoe_mm.tasks.base import OptimizerFactory, Outcome, ScheduleFactory, Task, merged
 
 
@@ -34,6 +36,8 @@ class Retrieval(Task):
             in the released code.
         optimizer, schedule, balance_weight, z_weight, init_from: as in Task.
     """
+
+    prediction_file = ImageTextVectors("predictions.safetensors", unique=None)
 
     def __init__(
         self,
@@ -78,11 +82,11 @@ class Retrieval(Task):
         self.recall.update(image, text, batch.image_id, batch.valid)
         return Outcome({}, loads)
 
-    def predict_step(self, batch: RetrievalBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Vectors (batch dim) of `image` and `text`, and `image_id`."""
+    def predict(self, batch: RetrievalBatch) -> list[dict[str, Any]]:
+        """Vectors (dim) `image` and `text`, float32, with `image_id` and `key` of every pair."""
         image, text, _ = self._vectors(batch)
-        found = {"image": image, "text": text, "image_id": batch.image_id}
-        return {name: value[batch.valid] for name, value in found.items()}
+        rows = zip(image.float(), text.float(), batch.image_id.tolist(), batch.key, strict=True)
+        return [{"image": i, "text": t, "image_id": n, "key": key} for i, t, n, key in rows]
 
     def embed_image(self, pixel: Tensor) -> tuple[Tensor, dict[str, Load]]:
         """Vectors of length 1 (batch dim) of images, uint8 (batch 3 height width); their loads."""

@@ -19,6 +19,7 @@ from mhmoe_mm.models.beit3 import BEiT3
 from mhmoe_mm.models.heads import AnswerHead, Pooler
 from mhmoe_mm.moe.routing import Load
 from mhmoe_mm.optim import AdamW, WarmupCosine
+from mhmoe_mm.prediction_files import JsonList
 from mhmoe_mm.tasks.base import OptimizerFactory, Outcome, ScheduleFactory, Task
 
 _UNASKED = Annotation((), "", "")
@@ -38,6 +39,8 @@ class VQA(Task):
             accuracy by type; without one, an evaluation gives the mean soft score.
         optimizer, schedule, balance_weight, z_weight, init_from: as in Task.
     """
+
+    prediction_file = JsonList("predictions.json", unique="question_id")
 
     def __init__(
         self,
@@ -75,11 +78,10 @@ class VQA(Task):
             self._update_official(self.accuracy, batch, logits)
         return outcome
 
-    def predict_step(self, batch: VqaBatch, batch_idx: int) -> list[dict[str, str | int]]:
+    def predict(self, batch: VqaBatch) -> list[dict[str, Any]]:
         """`question_id` and `answer` of every question, as the official server takes them."""
-        chosen = self._written(self.scores(batch)[0])
-        rows = zip(batch.question_id, chosen, batch.valid.tolist(), strict=True)
-        return [{"question_id": q, "answer": answer} for q, answer, valid in rows if valid]
+        rows = zip(batch.question_id, self._written(self.scores(batch)[0]), strict=True)
+        return [{"question_id": question, "answer": answer} for question, answer in rows]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

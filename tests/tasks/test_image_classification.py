@@ -65,6 +65,9 @@ def test_predictions_are_classes_by_key():
     (found,) = predict(model, batch)
     assert found == chosen
     assert [row["key"] for row in found] == batch.key[:4]
+    model.names = ["ant", "bee", "cat", "dog", "eel"]
+    named = model.predict(batch)
+    assert [row["name"] for row in named[:4]] == [model.names[row["class"]] for row in found]
 
 
 def test_a_saved_task_loads_with_its_weights(tmp_path):

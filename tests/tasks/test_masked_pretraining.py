@@ -134,6 +134,8 @@ def test_validation_is_the_mean_over_predictions_however_batches_are_cut():
         results.append(trainer.validate(model, data, verbose=False)[0])
     assert results[0].keys() == results[1].keys()
     assert {"val/loss", "val/pair_text_accuracy", "val/pair_text_perplexity"} <= results[0].keys()
+    perplexity = math.exp(results[0]["val/pair_text"])
+    assert results[0]["val/pair_text_perplexity"] == pytest.approx(perplexity, rel=1e-5)
     for key, value in results[0].items():
         assert results[1][key] == pytest.approx(value, rel=1e-5), key
 
@@ -174,3 +176,8 @@ def test_the_default_optimizer_trains_in_mixed_precision_with_clipped_gradients(
     assert trainer.optimizers[0].defaults["fused"]
     after = model.losses(batch()).predictions["pair_text"].loss.item()
     assert after < 0.9 * before
+
+
+def test_a_task_without_anything_to_predict_says_so():
+    with pytest.raises(ValueError, match="MaskedPretraining has nothing to predict"):
+        task().predict_step(batch(), 0)

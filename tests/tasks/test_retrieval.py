@@ -22,8 +22,8 @@ def test_vectors_have_length_one_and_do_not_depend_on_what_they_are_compared_wit
     for vector in (image, text):
         torch.testing.assert_close(vector.norm(dim=1), torch.ones(5))
     (found,) = predict(model, batch._replace(token=batch.token.flip(0), pad=batch.pad.flip(0)))
-    torch.testing.assert_close(found["image"], image)
-    torch.testing.assert_close(found["text"], text.flip(0))
+    torch.testing.assert_close(torch.stack([row["image"] for row in found]), image)
+    torch.testing.assert_close(torch.stack([row["text"] for row in found]), text.flip(0))
 
 
 def test_a_steps_loads_are_of_images_and_texts_together():

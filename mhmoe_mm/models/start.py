@@ -1,0 +1,57 @@
+"""How a whole network may start instead of small (`init.py`): for narrow nets trained from scratch.
+
+Small weights of one size suit wide networks. In one of 96 features they make every block whisper,
+and what tokens are is lost among what blocks add: such a network reads the question for a long time
+before it looks at the image (figures in `docs/log.md`).
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from mhmoe_mm.models.embeddings import ImageEmbedding, TextEmbedding
+from mhmoe_mm.moe.mh_moe import MHMoE, SparseMoE
+
+
+class UnitStart:
+    """Everything that flows through the network has a size near 1, whatever its width.
+
+    Linear maps are Xavier-uniform with zero biases, patches keep the variance of their pixels,
+    token and class embeddings are standard normal. Sparse layers keep their own start, which knows
+    their width already.
+
+    Args:
+        position: standard deviation of the position embeddings; below 1, so that where a token
+            stands does not drown what it is.
+    """
+
+    def __init__(self, position: float = 0.2):
+        if position <= 0:
+            raise ValueError(f"position is a standard deviation, so positive, got {position}.")
+        self.position = position
+
+    @torch.no_grad()
+    def __call__(self, net: nn.Module) -> None:
+        """Fill the weights of a network in place."""
+        for module in _outside_sparse_layers(net):
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, ImageEmbedding):
+                nn.init.normal_(module.patch.weight, std=module.patch.weight[0].numel() ** -0.5)
+                nn.init.normal_(module.cls)
+                nn.init.normal_(module.position, std=self.position)
+            elif isinstance(module, TextEmbedding):
+                nn.init.normal_(module.token.weight)
+                nn.init.normal_(module.position, std=self.position)
+
+
+def _outside_sparse_layers(module: nn.Module) -> Iterator[nn.Module]:
+    """A module and all below it, less sparse layers."""
+    if isinstance(module, SparseMoE | MHMoE):
+        return
+    yield module
+    for child in module.children():
+        yield from _outside_sparse_layers(child)
