@@ -43,7 +43,7 @@ class Ledger:
         self.max_errors = max_errors
         self.counts: Counter[tuple[str, str]] = Counter()
         """How many samples failed, by (kind, shard)."""
-        self._seen: set[tuple[str, str]] = set()
+        self._seen: dict[tuple[str, str], str] = {}
         self._reported = 0
 
     @property
@@ -51,13 +51,18 @@ class Ledger:
         """Samples that failed so far."""
         return len(self._seen)
 
+    @property
+    def samples(self) -> dict[str, str]:
+        """What failed first in each sample that failed: `shard/key` -> kind."""
+        return {f"{shard}/{key}": kind for (shard, key), kind in self._seen.items()}
+
     def add(self, failures: list[Failure]) -> None:
         """Count failures; raises `ShardError` at the one that exceeds the budget."""
         for failure in failures:
             sample = (failure.shard, failure.key)
             if sample in self._seen:
                 continue
-            self._seen.add(sample)
+            self._seen[sample] = failure.kind
             self.counts[failure.kind, failure.shard] += 1
             if self.total > self.max_errors:
                 raise ShardError(self._over(failure))

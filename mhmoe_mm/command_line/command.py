@@ -11,14 +11,16 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from mhmoe_mm.callbacks.progress_lines import ProgressLines
 from mhmoe_mm.callbacks.step_bar import StepBar
 from mhmoe_mm.command_line.refusals import Refused
+from mhmoe_mm.command_line.results import Results
 from mhmoe_mm.command_line.resume import RUNS, compare, find_checkpoint, read_hyper_parameters
 from mhmoe_mm.command_line.saved_config import SaveConfig, redacted
 from mhmoe_mm.command_line.sources import Sources
+from mhmoe_mm.command_line.weights import weights_path
 
 
 class Parser(LightningArgumentParser):
@@ -65,9 +67,10 @@ class Command(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's four; `weights_only` is not for users, it is always on."""
+        """Lightning's four; what `_prepare_subcommand_kwargs` settles is no option."""
         return {
-            name: skipped | {"weights_only"} for name, skipped in LightningCLI.subcommands().items()
+            name: skipped | {"weights_only", "verbose", "return_predictions"}
+            for name, skipped in LightningCLI.subcommands().items()
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -158,6 +161,8 @@ class Command(LightningCLI):
         bar_wanted = config.get("enable_progress_bar") is not False
         if bar_wanted and not own_bar:
             given.append(StepBar() if sys.stdout.isatty() else ProgressLines())
+        if self.subcommand in ("validate", "test"):
+            given.append(Results(self.subcommand, weights_path(self.config[self.subcommand])))
         given.append(_Started(self))
         trainer = super()._instantiate_trainer({**config, "callbacks": given}, callbacks)
         for logger in trainer.loggers:
@@ -168,7 +173,14 @@ class Command(LightningCLI):
         return trainer
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+        """What Lightning's trainer is called with: it runs no code of checkpoints, prints no table
+        of its own, and keeps no predictions in memory."""
+        own: dict[str, Any] = {"weights_only": True}
+        if subcommand in ("validate", "test"):
+            own["verbose"] = False
+        if subcommand == "predict":
+            own["return_predictions"] = False
+        return {**super()._prepare_subcommand_kwargs(subcommand), **own}
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Nothing yet: Lightning calls this while constructing; see `execute`."""
@@ -178,7 +190,15 @@ class Command(LightningCLI):
         total = sum(p.numel() for p in self.model.parameters())
         where = f", writing to {self.trainer.log_dir}" if self.trainer.log_dir else ""
         rank_zero_info(f"{type(self.model).__name__}: {total:,} parameters{where}")
-        super()._run_subcommand(str(self.subcommand))
+        command = str(self.subcommand)
+        if command in ("validate", "test") and not weights_path(self.config[command]):
+            rank_zero_warn("no --ckpt_path was given: these are figures of weights as they start")
+        super()._run_subcommand(command)
+        if command != "fit" and not self.started:
+            raise ValueError(
+                f"There is nothing to {command}: the data have no rows for it "
+                f"(data.{'val' if command == 'validate' else 'test'}), or the trainer none of them."
+            )
 
     def withdraw(self) -> None:
         """Remove the run's folder again if this command made it and its work never began."""

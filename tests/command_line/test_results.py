@@ -1,0 +1,119 @@
+"""`validate` and `test` end in one table and one JSON file."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mhmoe_mm.command_line.program import run
+from mhmoe_mm.command_line.results import figure, group_of
+from mhmoe_mm.command_line.weights import sha256
+from mhmoe_mm.tasks.base import Task
+from tests.command_line.conftest import Outcome
+from tests.evaluated import configured, damaged
+from tests.trained import Trained
+
+
+@pytest.fixture
+def evaluated(
+    trained: Callable[[str], Trained],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., Outcome]:
+    """evaluated("test", "vqa", ...) runs the program on the task's data in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(command: str, name: str, *options: str) -> Outcome:
+        config = configured(trained(name), tmp_path)
+        capsys.readouterr()
+        status = run([command, "--config", str(config), *options], Task)
+        return Outcome(status, *capsys.readouterr())
+
+    return call
+
+
+def written(folder: Path, command: str, version: int = 0) -> dict[str, Any]:
+    return json.loads((folder / f"runs/unnamed/version_{version}/{command}.json").read_text())
+
+
+@pytest.mark.parametrize(("command", "stage"), [("test", "test"), ("validate", "val")])
+def test_the_file_has_every_figure_as_it_was_logged(
+    evaluated, trained, tmp_path: Path, command: str, stage: str
+):
+    checkpoint = trained("vqa").checkpoint
+    assert evaluated(command, "vqa", "--ckpt_path", str(checkpoint)).status == 0
+    content = written(tmp_path, command)
+    (row,) = csv.DictReader((tmp_path / "runs/unnamed/version_0/metrics.csv").open())
+    logged = {name: float(value) for name, value in row.items() if name.startswith(stage)}
+    assert content["metrics"] == logged
+    assert {f"{stage}/loss", f"{stage}/answer", f"{stage}/accuracy"} <= logged.keys()
+    assert content["checkpoint"] == {"path": str(checkpoint), "sha256": sha256(checkpoint)}
+    assert content["skipped"] == {}
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_the_table_has_every_figure_once_and_says_where_the_file_is(
+    evaluated, trained, tmp_path: Path
+):
+    outcome = evaluated("test", "vqa", "--ckpt_path", str(trained("vqa").checkpoint))
+    lines = outcome.out.splitlines()
+    metrics = written(tmp_path, "test")["metrics"]
+    shown = [line.split() for line in lines if line.startswith("test/")]
+    assert sorted(shown) == sorted([name, figure(value)] for name, value in metrics.items())
+    names = [name for name, _ in shown]
+    assert names.index("test/answer") < names.index("test/accuracy")  # objectives come first
+    assert lines[-1] == "all digits are in runs/unnamed/version_0/test.json"
+
+
+def test_figures_of_weights_that_were_never_trained_are_said_to_be(evaluated, trained, tmp_path):
+    with pytest.warns(UserWarning, match="weights as they start"):
+        assert evaluated("test", "nlvr2").status == 0
+    assert written(tmp_path, "test")["checkpoint"] is None
+
+
+def test_samples_that_were_skipped_are_named(evaluated, trained, tmp_path: Path):
+    options = ["--ckpt_path", str(trained("nlvr2").checkpoint), "--data.limits.max_errors", "1"]
+    source = ["--data.test.shards", str(damaged(trained("nlvr2"), tmp_path / "damaged", 4))]
+    outcome = evaluated("test", "nlvr2", *options, *source)
+    assert outcome.status == 0
+    assert "1 samples could not be read" in outcome.out
+    assert written(tmp_path, "test")["skipped"] == {
+        f"{tmp_path}/damaged/00000.tar/000000004": "decode"
+    }
+
+
+def test_a_test_of_nothing_is_refused_and_leaves_nothing(evaluated, trained, tmp_path: Path):
+    options = ["--ckpt_path", str(trained("nlvr2").checkpoint), "--data.test", "null"]
+    outcome = evaluated("test", "nlvr2", *options)
+    assert outcome.status == 2
+    assert "mhmoe-mm: error: There is nothing to test" in outcome.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_figures_are_grouped_by_what_they_are_of():
+    objectives = {"answer": 1.0, "token": 0.5}
+    grouped = {
+        "test/loss": "objectives",
+        "test/token_perplexity": "objectives",
+        "test/answer_accuracy": "objectives",
+        "test/answer_type/yes": "task",
+        "test/accuracy": "task",
+        "test/experts/activation_image": "experts",
+    }
+    assert {name: group_of(name, objectives) for name in grouped} == grouped
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.0, "0.0000"), (0.754386, "0.7544"), (-1.25, "-1.2500"), (31.4159, "31.416"),
+        (123.456, "123.46"), (98765.4, "98,765"), (0.00012345, "0.000123"), (torch.nan, "nan"),
+    ],
+)  # fmt: skip
+def test_a_figure_has_as_many_decimals_as_tell_something(value: float, shown: str):
+    assert figure(value) == shown
