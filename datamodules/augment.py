@@ -49,7 +49,7 @@ class RandAugment:
         return image
 
 
-def _moved(image: Tensor, sign: int, angle=0.0, shift=(0.0, 0.0), shear=(0.0, 0.0)) -> Tensor:
+def moved(image: Tensor, sign: int, angle=0.0, shift=(0.0, 0.0), shear=(0.0, 0.0)) -> Tensor:
     """Turned by degrees, shifted by pixels, sheared by degrees; grey where nothing was."""
     return V.affine(
         image,
@@ -69,9 +69,9 @@ CHANGES: tuple[Callable[[Tensor, float, int], Tensor], ...] = (
     lambda image, share, sign: V.equalize(image),
     lambda image, share, sign: V.adjust_brightness(image, 0.1 + 1.8 * share),
     lambda image, share, sign: V.adjust_sharpness(image, 0.1 + 1.8 * share),
-    lambda image, share, sign: _moved(image, sign, shear=(MAX_SHEAR * share, 0.0)),
-    lambda image, share, sign: _moved(image, sign, shear=(0.0, MAX_SHEAR * share)),
-    lambda image, share, sign: _moved(image, sign, shift=(10.0 * share, 0.0)),
-    lambda image, share, sign: _moved(image, sign, shift=(0.0, 10.0 * share)),
-    lambda image, share, sign: _moved(image, sign, angle=30.0 * share),
+    lambda image, share, sign: moved(image, sign, shear=(MAX_SHEAR * share, 0.0)),
+    lambda image, share, sign: moved(image, sign, shear=(0.0, MAX_SHEAR * share)),
+    lambda image, share, sign: moved(image, sign, shift=(10.0 * share, 0.0)),
+    lambda image, share, sign: moved(image, sign, shift=(0.0, 10.0 * share)),
+    lambda image, share, sign: moved(image, sign, angle=30.0 * share),
 )

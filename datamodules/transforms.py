@@ -8,6 +8,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
 from datamodules.augment import RandAugment
+from datamodules.augment_images import Erasing, ImageRandAugment
 from mhmoe_mm.inputs.pixels import resize
 
 ATTEMPTS = 10
@@ -25,6 +26,8 @@ class View:
         flip: chance of a left-right flip; 0 because captions speak of left and right.
         jitter: strength of the change of brightness, contrast and saturation in training; 0 is off.
         augment: random changes of colour and geometry in training; None is off.
+        erase: noise in place of a part of the image in training; None is off.
+        center_crop: an evaluation sees the central square, and not the whole image squeezed.
     """
 
     size: int = 224
@@ -33,7 +36,9 @@ class View:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.0
     jitter: float = 0.0
-    augment: RandAugment | None = None
+    augment: RandAugment | ImageRandAugment | None = None
+    erase: Erasing | None = None
+    center_crop: bool = False
 
     def __post_init__(self):
         if self.size < 1 or self.patch < 1 or self.size % self.patch:
@@ -61,8 +66,8 @@ def seen(image: Tensor, view: View, training: bool, choice: random.Random) -> Te
 
 
 def training_view(image: Tensor, view: View, choice: random.Random) -> Tensor:
-    """A random crop of uint8 (3 height width), resized to the view, maybe flipped, jittered and
-    augmented.
+    """A random crop of uint8 (3 height width), resized to the view, maybe flipped, jittered,
+    augmented and erased in part.
     """
     top, left, height, width = random_crop(image.shape[1], image.shape[2], view, choice)
     image = resize(image[:, top : top + height, left : left + width], view.size)
@@ -70,11 +75,20 @@ def training_view(image: Tensor, view: View, choice: random.Random) -> Tensor:
         image = image.flip(2)
     if view.jitter:
         image = jitter(image, view.jitter, choice)
-    return view.augment(image, choice) if view.augment else image
+    if view.augment:
+        image = view.augment(image, choice)
+    return view.erase(image, choice) if view.erase else image
 
 
 def evaluation_view(image: Tensor, view: View) -> Tensor:
-    """The whole image, squeezed to the view: no part of what a caption names is cut off."""
+    """The whole image, squeezed to the view: no part of what a caption names is cut off. Its
+    central square if the view says so.
+    """
+    if view.center_crop:
+        height, width = image.shape[1:]
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        image = image[:, top : top + side, left : left + side]
     return resize(image, view.size)
 
 

@@ -8,6 +8,9 @@ number of steps of the whole training.
 optimizer: {class_path: mhmoe_mm.optim.AdamW, init_args: {lr: 1.0e-3, weight_decay: 0.05}}
 schedule: {class_path: mhmoe_mm.optim.WarmupCosine, init_args: {warmup_steps: 10000}}
 ```
+
+The warm-up is a number of steps, or with `warmup_share` a share of the training: one epoch of ten
+is 0.1, whatever the batch size. Of the two only one is given.
 """
 
 import math
@@ -119,31 +122,45 @@ class AdamW(torch.optim.AdamW):
         self._step_supports_amp_scaling = False
 
 
-def _warmed_up(
-    total_steps: int, warmup_steps: int, after: Callable[[int], float], floor: float = 0.0
-) -> Callable[[int], float]:
-    """Share of the peak learning rate by step: a line up, then `after(i)`, `i` steps past the line.
-
-    The line is `linspace(0, 1, warmup_steps)`: the first step has learning rate 0, as in the
-    released BEiT-3 code.
-    """
+def _num_warmup(total_steps: int, warmup_steps: int, warmup_share: float) -> int:
+    """Steps of the warm-up, however it was given."""
     if total_steps < 1:
         raise ValueError(
             f"A schedule needs the number of training steps, but got {total_steps}: "
             "set trainer.max_steps."
+        )
+    if warmup_steps and warmup_share:
+        raise ValueError(
+            f"The warm-up is given as warmup_steps={warmup_steps} and as "
+            f"warmup_share={warmup_share}: leave one of them out, or set it to 0."
+        )
+    if not 0 <= warmup_share <= 1:
+        raise ValueError(
+            f"warmup_share is a share of the training, in [0, 1], but is {warmup_share}."
         )
     if not 0 <= warmup_steps <= total_steps:
         raise ValueError(
             f"warmup_steps is {warmup_steps}, but training has {total_steps} steps: "
             f"choose from 0 to {total_steps}."
         )
+    return warmup_steps or round(warmup_share * total_steps)
+
+
+def _warmed_up(
+    num_warmup: int, after: Callable[[int], float], floor: float = 0.0
+) -> Callable[[int], float]:
+    """Share of the peak learning rate by step: a line up, then `after(i)`, `i` steps past the line.
+
+    The line is `linspace(0, 1, num_warmup)`: the first step has learning rate 0, as in the released
+    BEiT-3 code.
+    """
     if not 0 <= floor <= 1:
         raise ValueError(f"floor is a share of the peak learning rate, in [0, 1], but is {floor}.")
 
     def share(step: int) -> float:
-        if step < warmup_steps:
-            return step / max(warmup_steps - 1, 1)
-        return floor + (1 - floor) * after(step - warmup_steps)
+        if step < num_warmup:
+            return step / max(num_warmup - 1, 1)
+        return floor + (1 - floor) * after(step - num_warmup)
 
     return share
 
@@ -152,44 +169,70 @@ class WarmupCosine(LambdaLR):
     """Warm-up, then half a cosine from the peak down to `floor` times the peak."""
 
     def __init__(
-        self, optimizer: Optimizer, total_steps: int, warmup_steps: int = 0, floor: float = 0.0
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        warmup_steps: int = 0,
+        floor: float = 0.0,
+        warmup_share: float = 0.0,
     ):
-        span = max(total_steps - warmup_steps, 1)
+        warmup = _num_warmup(total_steps, warmup_steps, warmup_share)
+        span = max(total_steps - warmup, 1)
 
         def after(i: int) -> float:
             return (1 + math.cos(math.pi * min(i / span, 1))) / 2
 
-        super().__init__(optimizer, _warmed_up(total_steps, warmup_steps, after, floor))
+        super().__init__(optimizer, _warmed_up(warmup, after, floor))
 
 
 class WarmupLinear(LambdaLR):
     """Warm-up, then a straight line from the peak down to `floor` times the peak."""
 
     def __init__(
-        self, optimizer: Optimizer, total_steps: int, warmup_steps: int = 0, floor: float = 0.0
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        warmup_steps: int = 0,
+        floor: float = 0.0,
+        warmup_share: float = 0.0,
     ):
-        span = max(total_steps - warmup_steps, 1)
+        warmup = _num_warmup(total_steps, warmup_steps, warmup_share)
+        span = max(total_steps - warmup, 1)
 
         def after(i: int) -> float:
             return 1 - min(i / span, 1)
 
-        super().__init__(optimizer, _warmed_up(total_steps, warmup_steps, after, floor))
+        super().__init__(optimizer, _warmed_up(warmup, after, floor))
 
 
 class WarmupConstant(LambdaLR):
     """Warm-up, then the peak for ever."""
 
-    def __init__(self, optimizer: Optimizer, total_steps: int, warmup_steps: int = 0):
-        super().__init__(optimizer, _warmed_up(total_steps, warmup_steps, lambda i: 1.0))
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        warmup_steps: int = 0,
+        warmup_share: float = 0.0,
+    ):
+        warmup = _num_warmup(total_steps, warmup_steps, warmup_share)
+        super().__init__(optimizer, _warmed_up(warmup, lambda i: 1.0))
 
 
 class WarmupInverseSqrt(LambdaLR):
-    """Warm-up, then `sqrt(warmup_steps / step)` of the peak: a decay that need not know the end."""
+    """Warm-up, then `sqrt(warm-up / step)` of the peak: a decay that need not know the end."""
 
-    def __init__(self, optimizer: Optimizer, total_steps: int, warmup_steps: int = 0):
-        start = max(warmup_steps, 1)
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        warmup_steps: int = 0,
+        warmup_share: float = 0.0,
+    ):
+        warmup = _num_warmup(total_steps, warmup_steps, warmup_share)
+        start = max(warmup, 1)
 
         def after(i: int) -> float:
             return math.sqrt(start / (start + i))
 
-        super().__init__(optimizer, _warmed_up(total_steps, warmup_steps, after))
+        super().__init__(optimizer, _warmed_up(warmup, after))

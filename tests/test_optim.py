@@ -200,9 +200,10 @@ def test_schedules_equal_their_closed_forms(schedule, after):
     assert rates(schedule, TOTAL, lr=3.0) == pytest.approx(wanted, abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    "schedule", [WarmupCosine, WarmupLinear, WarmupConstant, WarmupInverseSqrt]
-)
+SCHEDULES = [WarmupCosine, WarmupLinear, WarmupConstant, WarmupInverseSqrt]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("warmup", [0, 1, 11])
 def test_schedules_never_leave_zero_to_peak_and_stay_finite_beyond_the_end(schedule, warmup: int):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=1.0)
@@ -211,6 +212,15 @@ def test_schedules_never_leave_zero_to_peak_and_stay_finite_beyond_the_end(sched
         assert 0 <= optimizer.param_groups[0]["lr"] <= 1
         optimizer.step()
         scheduler.step()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("epochs", "warm"), [(10, 1), (20, 5), (15, 3), (50, 5)])
+@pytest.mark.parametrize("steps", [7, 31])
+def test_a_share_warms_up_for_its_epochs_whatever_the_batch_size(schedule, epochs, warm, steps):
+    shared = rates(lambda o, n: schedule(o, n, warmup_share=warm / epochs), epochs * steps)
+    assert shared == rates(lambda o, n: schedule(o, n, warmup_steps=warm * steps), epochs * steps)
+    assert shared.index(max(shared)) == warm * steps - 1
 
 
 def test_a_schedule_scales_every_group_alike():
@@ -236,6 +246,21 @@ def test_impossible_schedules_are_refused_with_a_sentence(total, warmup, floor, 
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=1.0)
     with pytest.raises(ValueError, match=sentence):
         WarmupCosine(optimizer, total, warmup, floor)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"warmup_share": 1.5}, "warmup_share is a share of the training, .* but is 1.5"),
+        ({"warmup_share": -0.1}, "but is -0.1"),
+        ({"warmup_steps": 3, "warmup_share": 0.5}, "warmup_steps=3 and as warmup_share=0.5"),
+    ],
+)
+def test_impossible_shares_are_refused_with_a_sentence(schedule, options, sentence):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=1.0)
+    with pytest.raises(ValueError, match=sentence):
+        schedule(optimizer, 11, **options)
 
 
 @pytest.mark.parametrize(
