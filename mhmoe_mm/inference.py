@@ -59,7 +59,13 @@ class Model:
 
     def __repr__(self) -> str:
         methods = ", ".join(METHODS[type(self.task)])
-        return f"Model({type(self.task).__name__} from {self.source}: {methods})"
+        reads = f"images {self.image_size} x {self.image_size}"
+        if self.texts is not None:
+            reads += f", texts up to {self.texts.max_tokens} tokens"
+        return (
+            f"Model({type(self.task).__name__} from {self.source} on {self.task.device}: "
+            f"{methods}; {reads})"
+        )
 
     def embed_image(self, image: Images) -> Tensor:
         """Vectors of images: float32 (images dim), each of length 1. Retrieval."""
@@ -206,8 +212,8 @@ def _chosen(
     score: Tensor, names: list[str], top: int | None, listed: bool
 ) -> str | list[str] | Ranked | list[Ranked]:
     """The names with the highest of the scores (rows names), with these where `top` is given."""
-    if top is not None and not 1 <= top <= len(names):
-        raise ValueError(f"top is a number from 1 to {len(names)}, got {top}.")
+    if top is not None and not (type(top) is int and 1 <= top <= len(names)):
+        raise ValueError(f"top is a whole number from 1 to {len(names)}, got {top!r}.")
     best = score.topk(top or 1, dim=1)
     value: list[list[float]] = best.values.tolist()
     place: list[list[int]] = best.indices.tolist()

@@ -1,5 +1,6 @@
 """From a checkpoint to a `Model`: everything that it needs is in the file."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from mhmoe_mm.tasks.base import Task
 from mhmoe_mm.tasks.image_classification import ImageClassification
 
 TASKS: dict[str, type[Task]] = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in METHODS}
+REASON_AT_MOST = 400
+"""Characters of what jsonargparse and torch have to say."""
 TRAINING_ONLY = ("_instantiator", "optimizer", "schedule", "init_from", "annotations")
 """Hyper-parameters that using a model does not need; what they name need not be here."""
 
@@ -25,7 +28,7 @@ def load(
     path: str | Path,
     device: str | torch.device = "cpu",
     tokenizer: str | Path | None = None,
-    plugins: Sequence[str] = (),
+    plugins: str | Sequence[str] = (),
 ) -> Model:
     """The model in a checkpoint of `mhmoe-mm fit`, ready for images and texts.
 
@@ -36,7 +39,7 @@ def load(
         device: where the model computes.
         tokenizer: path of the `tokenizer.json` of a checkpoint that does not keep it: those that
             were written before checkpoints did.
-        plugins: packages that the network's classes may also come from.
+        plugins: a package, or a list of them, that the network's classes may also come from.
 
     Raises:
         ValueError: there is no such checkpoint, or it cannot be read safely, or it holds nothing
@@ -44,14 +47,15 @@ def load(
     """
     file = _file(path)
     content = read_checkpoint(file)
-    given = dict(content.get("hyper_parameters", {}))
+    given = _hyper_parameters(content, file)
     kind = _kind(given, file)
     texts = None if kind is ImageClassification else _texts(content, given, tokenizer, file)
     if "tokenizer" in given and texts is not None:
         given["tokenizer"] = texts.tokenizer.content
     if "answers" in content:
         given["answers"] = content["answers"]
-    task = _built(given, content, plugins, file)
+    named = (plugins,) if isinstance(plugins, str) else tuple(plugins)
+    task = _built(given, content, named, file)
     try:
         task.to(device)
     except (RuntimeError, AssertionError) as error:
@@ -71,11 +75,23 @@ def _file(path: str | Path) -> Path:
     if (file / "meta.pt").exists():
         raise ValueError(f"{path} is a sharded checkpoint: name one that is a single file.")
     if not last.is_file():
+        below = min(file.glob("version_*/checkpoints/last.ckpt"), default=None)
+        such_as = below.parents[1] if below else "runs/NAME/version_0"
         raise ValueError(
             f"{path} is a folder without checkpoints/last.ckpt: name a checkpoint or the folder of "
-            "a run, such as runs/NAME/version_0."
+            f"a run, such as {such_as}."
         )
     return last
+
+
+def _hyper_parameters(content: dict[str, Any], file: Path) -> dict[str, Any]:
+    given = content.get("hyper_parameters", {})
+    if not isinstance(given, dict) or not isinstance(content.get("state_dict"), dict):
+        raise ValueError(
+            f"{file} does not hold a model: load a checkpoint of `mhmoe-mm fit`, which keeps "
+            "hyper_parameters and a state_dict."
+        )
+    return dict(given)
 
 
 def _kind(given: dict[str, Any], file: Path) -> type[Task]:
@@ -115,11 +131,14 @@ def _texts(
     states = [state for state in content.values() if isinstance(state, dict) and "sample" in state]
     if any(state.get("tokenizer", found.sha256) != found.sha256 for state in states):
         raise ValueError(f"{source} is not the tokenizer that {file} was trained with.")
-    return Texts(found, given["net"]["init_args"]["max_text"])
+    try:
+        return Texts(found, given["net"]["init_args"]["max_text"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file} does not say how long the texts of its network are.") from error
 
 
 def _built(
-    given: dict[str, Any], content: dict[str, Any], plugins: Sequence[str], file: Path
+    given: dict[str, Any], content: dict[str, Any], plugins: tuple[str, ...], file: Path
 ) -> Task:
     """The task of these hyper-parameters with the checkpoint's weights."""
     needed = {name: value for name, value in given.items() if name not in TRAINING_ONLY}
@@ -131,5 +150,12 @@ def _built(
         task.load_state_dict(content["state_dict"])
     except Exception as error:  # jsonargparse and torch raise many kinds, and long
         reason = " ".join(str(error).split())
+        if denied := re.search(r"Importing '(\w+)([\w.]*)' is not allowed", reason):
+            raise ValueError(
+                f"The model in {file} needs {denied[1]}{denied[2]}, which is not of this library: "
+                f'if you trust that package, load it with plugins=["{denied[1]}"].'
+            ) from error
+        if len(reason) > REASON_AT_MOST:
+            reason = reason[:REASON_AT_MOST] + " ..."
         raise ValueError(f"The model in {file} cannot be built here: {reason}") from error
     return task

@@ -2,6 +2,7 @@
 
 import io
 import re
+import struct
 from collections.abc import Callable
 from functools import cache
 from itertools import chain
@@ -155,7 +156,21 @@ def test_what_a_model_cannot_do_is_refused_with_what_it_can(model, name):
             why = f"the task {type(asked.task).__name__}, which has {', '.join(own)} but not "
             with pytest.raises(ValueError, match=re.escape(why + method)):
                 getattr(asked, method)(*["a"] * given.get(method, 1))
-    assert f"{type(asked.task).__name__} from " in repr(asked)
+
+
+def test_a_model_says_what_it_is(trained, model):
+    for name, more in {"retrieval": ", texts up to 9 tokens", "classification": ""}.items():
+        task, source = type(model(name).task), trained(name).checkpoint
+        methods = ", ".join(METHODS[task])
+        said = f"Model({task.__name__} from {source} on cpu: {methods}; images 16 x 16{more})"
+        assert repr(model(name)) == said
+
+
+def huge() -> bytes:
+    """The header of a PNG of 9,000 x 9,000 pixels, which are not there."""
+    png = io.BytesIO()
+    Image.new("L", (1, 1)).save(png, "PNG")
+    return png.getvalue()[:16] + struct.pack(">II", 9000, 9000) + png.getvalue()[24:]
 
 
 def deep() -> bytes:
@@ -164,7 +179,10 @@ def deep() -> bytes:
     return stream.getvalue()
 
 
-FILES = {"cut.png": b"\x89PNG\r\n\x1a\n", "notes.txt": b"hello", "deep.png": deep(), "empty": b""}
+FILES = {
+    "cut.png": b"\x89PNG\r\n\x1a\n", "notes.txt": b"hello", "deep.png": deep(), "empty": b"",
+    "huge.png": huge(),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -178,12 +196,16 @@ FILES = {"cut.png": b"\x89PNG\r\n\x1a\n", "notes.txt": b"hello", "deep.png": dee
         ("empty", "empty cannot be used: it is neither JPEG, PNG nor WebP"),
         ("notes.txt", "notes.txt cannot be used: it is neither JPEG, PNG nor WebP"),
         ("deep.png", "16 bits a channel"),
+        ("huge.png", "The image huge.png has 9000 x 9000 = 81000000 pixels; 1 to 50000000 are al"),
+        (iter(["a.png"]), "several are a list of them.*, not list_iterator"),
+        ([["a.png"]], "several are a list of them.*, not list"),
         (Image.new("F", (3, 3)), "mode F, more than 8 bits a channel"),
         (Image.new("I;16", (3, 3)), "mode I;16, more than 8 bits a channel"),
         (np.zeros((5, 5, 3)), "Pixels are uint8, from 0 to 255, not float64"),
         (torch.zeros(3, 5, 5), r"not torch\.float32"),
-        (np.zeros((5, 7), np.uint8), r"\(height, width, 3\), not \(5, 7\)"),
-        (np.zeros((5, 7, 4), np.uint8), r"not \(5, 7, 4\)"),
+        (np.zeros((5, 7), np.uint8), r"\(height, width, 3\), not \(5, 7\): make a PIL image of it"),
+        (np.zeros((5, 7, 4), np.uint8), r"not \(5, 7, 4\): make a PIL image of it"),
+        (np.zeros((2, 5, 7, 3), np.uint8), r"not \(2, 5, 7, 3\): make a list of it"),
         (torch.zeros(3, 0, 7, dtype=torch.uint8), "7 x 0 = 0 pixels"),
         (torch.zeros(3, 1, 1, dtype=torch.uint8).expand(3, 9000, 9000), "81000000 pixels"),
         (7, "not int"),
@@ -208,6 +230,6 @@ def test_what_does_not_fit_together_is_refused(model):
         model("vqa").answer(RED, None)
     with pytest.raises(ValueError, match="of one length, not 2 of image and 3 of question"):
         model("vqa").answer([RED] * 2, ["a"] * 3)
-    for top in (0, 6):
-        with pytest.raises(ValueError, match=f"top is a number from 1 to 5, got {top}"):
+    for top in (0, 6, "3", 2.0, True):
+        with pytest.raises(ValueError, match=f"top is a whole number from 1 to 5, got {top!r}"):
             model("vqa").answer(RED, "a", top=top)

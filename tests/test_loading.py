@@ -1,6 +1,7 @@
 """A checkpoint is enough: it loads anywhere, runs nothing, and says in a sentence what is wrong."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -68,6 +69,10 @@ def test_a_folder_of_a_run_means_its_last_checkpoint(trained):
     model = mhmoe_mm.load(made.run)
     assert model.source == str(made.checkpoint)
     assert model.answer(RED, "is the a star") in task_shards.ANSWERS
+    with pytest.raises(
+        ValueError, match=f"the folder of a run, such as {re.escape(str(made.run))}"
+    ):
+        mhmoe_mm.load(made.run.parent)
 
 
 def test_a_program_sees_nothing_of_it_but_the_model(trained):
@@ -78,7 +83,6 @@ def test_a_program_sees_nothing_of_it_but_the_model(trained):
 
 
 def test_importing_the_package_imports_nothing_else():
-    program = "import sys, mhmoe_mm; print('torch' in sys.modules, 'load' in dir(mhmoe_mm.load))"
     program = "import sys, mhmoe_mm; assert 'torch' not in sys.modules; print(mhmoe_mm.__all__)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "['load']", done.stderr
@@ -130,10 +134,14 @@ def test_what_is_no_checkpoint_is_refused_in_a_sentence(tmp_path, capsys, change
     torch.save({"hyper_parameters": Harmful()}, tmp_path / "harmful.ckpt")
     torch.save([1], tmp_path / "list.ckpt")
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    torch.save({}, tmp_path / "nothing.ckpt")
+    torch.save({"state_dict": {}, "hyper_parameters": []}, tmp_path / "list_inside.ckpt")
     for name, why in {
         "none.ckpt": "No such checkpoint",
         "empty": "is a folder without checkpoints/last.ckpt",
         "sharded": "is a sharded checkpoint",
+        "nothing.ckpt": "nothing.ckpt does not hold a model: load a checkpoint of `mhmoe-mm fit`",
+        "list_inside.ckpt": "list_inside.ckpt does not hold a model",
         "text.ckpt": "is not a checkpoint, or not a whole one",
         "harmful.ckpt": "is not a checkpoint that can be read safely",
         "list.ckpt": "holds a list, not a checkpoint",
@@ -161,10 +169,14 @@ def test_classes_from_elsewhere_are_not_imported_unless_named(trained, changed, 
     path = changed("vqa", hyper_parameters=given)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(tmp_path))
-        with pytest.raises(ValueError, match=r"vqa\.ckpt cannot be built here: .*my_nets"):
+        why = (
+            r"vqa\.ckpt needs my_nets\.Mine, which is not of this library.*plugins=\[\"my_nets\"\]"
+        )
+        with pytest.raises(ValueError, match=why):
             mhmoe_mm.load(path)
         assert "my_nets" not in sys.modules
-        assert mhmoe_mm.load(path, plugins=["my_nets"]).answer(RED, "a")
+        for plugins in ("my_nets", ["my_nets"]):
+            assert mhmoe_mm.load(path, plugins=plugins).answer(RED, "a")
         sys.modules.pop("my_nets")
 
 
@@ -173,6 +185,21 @@ def test_weights_that_do_not_fit_are_refused(trained, changed):
     weights.pop("net.norm.shared.weight")
     with pytest.raises(ValueError, match=r"cannot be built here: .*net\.norm\.shared\.weight"):
         mhmoe_mm.load(changed("vqa", state_dict=weights))
+
+
+def test_a_long_reason_is_cut(changed):
+    with pytest.raises(
+        ValueError, match=r"cannot be built here: .*Missing key.* \.\.\.$"
+    ) as raised:
+        mhmoe_mm.load(changed("vqa", state_dict={}))
+    assert len(str(raised.value)) < 1000
+
+
+def test_an_old_checkpoint_without_the_length_of_its_texts_is_refused(trained, changed):
+    given = hyper_parameters(trained("vqa")) | {"net": None}
+    path = changed("vqa", hyper_parameters=given, texts=None)
+    with pytest.raises(ValueError, match=r"vqa\.ckpt does not say how long the texts of its net"):
+        mhmoe_mm.load(path, tokenizer=trained("vqa").moved / "tokenizer.json")
 
 
 @pytest.mark.parametrize("device", ["abacus", "cuda:99"])

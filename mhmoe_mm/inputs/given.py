@@ -10,7 +10,7 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
-from mhmoe_mm.inputs.images import MAX_PIXELS, ImageError, decode_image, pixels_of
+from mhmoe_mm.inputs.images import MAX_PIXELS, ImageError, decode_image, pixels_of, read_header
 
 Image = str | Path | PILImage.Image | np.ndarray | Tensor
 """A path of a JPEG, PNG or WebP file, a PIL image, or uint8 (3 height width) or (height width 3).
@@ -51,7 +51,8 @@ def pixels(image: Image) -> Tensor:
     if isinstance(image, np.ndarray | Tensor):
         return _arranged(image)
     raise ValueError(
-        f"An image is a path, a PIL image, or a uint8 array or tensor, not {type(image).__name__}."
+        "An image is a path, a PIL image, or a uint8 array or tensor (several are a list of them), "
+        f"not {type(image).__name__}."
     )
 
 
@@ -64,6 +65,8 @@ def _read(path: str | Path) -> Tensor:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"The image {path} cannot be read: {reason}.") from error
     try:
+        header = read_header(data)
+        _check_size(header.height, header.width, f"The image {path}")
         return decode_image(data)
     except ImageError as error:
         raise ValueError(f"The image {path} cannot be used: {error}.") from error
@@ -75,7 +78,7 @@ def _converted(image: PILImage.Image) -> Tensor:
             f"The PIL image has the mode {image.mode}, more than 8 bits a channel: convert it to "
             "RGB."
         )
-    _check_size(image.height, image.width)
+    _check_size(image.height, image.width, "The PIL image")
     try:
         return pixels_of(image)
     except (OSError, SyntaxError, ValueError) as error:  # PIL reads a file when it is needed
@@ -84,22 +87,27 @@ def _converted(image: PILImage.Image) -> Tensor:
 
 def _arranged(image: np.ndarray | Tensor) -> Tensor:
     if str(image.dtype).removeprefix("torch.") != "uint8":
-        raise ValueError(f"Pixels are uint8, from 0 to 255, not {image.dtype}.")
+        raise ValueError(
+            f"Pixels are uint8, from 0 to 255, not {image.dtype}: convert them, those from 0 to 1 "
+            "times 255."
+        )
     shape = tuple(image.shape)
     if len(shape) != 3 or 3 not in (shape[0], shape[2]):
+        otherwise = "a list" if len(shape) == 4 else "a PIL image"
         raise ValueError(
-            f"An image has the shape (3, height, width) or (height, width, 3), not {shape}."
+            f"An image has the shape (3, height, width) or (height, width, 3), not {shape}: "
+            f"make {otherwise} of it."
         )
     pixel = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
     rows = pixel.permute(1, 2, 0) if shape[0] == 3 else pixel
-    _check_size(*rows.shape[:2])
+    _check_size(*rows.shape[:2], "The array")
     # In memory as the decoders leave it, so that the same pixels are resized the same.
     return cast(Tensor, rows.cpu().contiguous().permute(2, 0, 1))
 
 
-def _check_size(height: int, width: int) -> None:
+def _check_size(height: int, width: int, what: str) -> None:
     if not 0 < height * width <= MAX_PIXELS:
         raise ValueError(
-            f"The image has {width} x {height} = {height * width} pixels; 1 to {MAX_PIXELS} are "
+            f"{what} has {width} x {height} = {height * width} pixels; 1 to {MAX_PIXELS} are "
             "allowed."
         )
