@@ -1,4 +1,4 @@
-"""Every YAML of `conf/` says what it is and can be built; nets have a test of their own."""
+"""Every YAML of `conf/` says what it is and can be built; nets and recipes have tests of their own."""
 
 import re
 from pathlib import Path
@@ -14,6 +14,7 @@ from mhmoe_mm.tasks.base import Task
 CONF = Path(__file__).parents[1] / "conf"
 TRAINERS = sorted((CONF / "trainer").glob("*.yaml"))
 RUNS = sorted((CONF / "runs").glob("*.yaml"))
+EVERY_RUN = sorted((CONF / "runs").rglob("*.yaml"))
 
 
 def header(path: Path) -> str:
@@ -34,9 +35,9 @@ def make_codebook(run: Path) -> None:
         save_file(codes, path, metadata={"patch_size": str(size)})
 
 
-@pytest.mark.parametrize("path", [*TRAINERS, *RUNS], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*TRAINERS, *EVERY_RUN], ids=lambda path: path.stem)
 def test_a_file_says_how_to_run_it_and_what_to_expect(path: Path):
-    for word in ["Run", "Cost", "Expect"] if path in RUNS else ["Run"]:
+    for word in ["Run", "Cost", "Expect"] if path in EVERY_RUN else ["Run"]:
         assert re.search(rf"^# {word} ", header(path), re.MULTILINE), f"no # {word} in {path}"
 
 

@@ -58,10 +58,11 @@ class ImageClassification(Task):
         self.net: BEiT3 = net
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
         self.mixtures: list[v2.Transform] = []
-        if mixup:
-            self.mixtures.append(v2.MixUp(alpha=mixup, num_classes=num_classes))
-        if cutmix:
-            self.mixtures.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
+        with torch.device("cpu"):  # they draw shares, also where the weights have no memory yet
+            if mixup:
+                self.mixtures.append(v2.MixUp(alpha=mixup, num_classes=num_classes))
+            if cutmix:
+                self.mixtures.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
         self.head = ClassHead(net.dim, num_classes)
         self.names: list[str] | None = None
         """Of the classes, where the data module knows them as its `class_names`."""
