@@ -1,0 +1,145 @@
+"""One model with one seed: trained, tested, and kept when it is finished."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mhmoe_mm.callbacks.partial_predictions import replace
+from mhmoe_mm.command_line.sources import Sources
+from tools.compare.comparison import Comparison
+
+PROGRAM = (sys.executable, "-c", "from mhmoe_mm.cli import main; main()")
+
+
+class CellError(Exception):
+    """A command failed; the message says which log tells why."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model with one seed.
+
+    Args:
+        model: as the table calls it.
+        seed: of the weights and the data.
+        stages: options of each `fit`.
+        test: further options of the test.
+        runs: the folder of all runs.
+        name: the folder below it.
+    """
+
+    model: str
+    seed: int
+    stages: tuple[tuple[str, ...], ...]
+    test: tuple[str, ...]
+    runs: Path
+    name: str
+
+    @property
+    def result(self) -> Path:
+        """Written last: a cell that has it is finished."""
+        return self.runs / self.name / "result.json"
+
+
+def cells(
+    comparison: Comparison, seeds: Sequence[int], models: Sequence[str], runs: Path
+) -> list[Cell]:
+    """What is to be trained: all models with the first seed, then all with the next."""
+    return [
+        Cell(
+            model,
+            seed,
+            comparison.models[model],
+            comparison.test,
+            runs,
+            f"{comparison.name}/{model.lower().replace(' ', '-').replace('/', '-')}/seed-{seed}",
+        )
+        for seed in seeds
+        for model in models
+    ]
+
+
+def asked(cell: Cell) -> dict[str, Any]:
+    """What a result depends on: the options, and what the YAML files say that they name."""
+    words = [word for stage in (*cell.stages, cell.test) for word in stage]
+    texts = "\0".join(text.content for text in Sources(words).texts)
+    return {
+        "stages": [list(stage) for stage in cell.stages],
+        "test": list(cell.test),
+        "files_sha256": hashlib.sha256(texts.encode()).hexdigest(),
+    }
+
+
+def finished(cell: Cell) -> dict[str, Any] | None:
+    """The result that is there, if it is of the same options and files."""
+    if not cell.result.exists():
+        return None
+    there = json.loads(cell.result.read_text())
+    return there if there["asked"] == asked(cell) else None
+
+
+def carry_out(cell: Cell, threads: int) -> dict[str, Any]:
+    """Train and test a cell from the beginning; its result.
+
+    Raises:
+        CellError: a command failed.
+    """
+    place = cell.runs / cell.name
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    begun = asked(cell)
+    checkpoint, minutes = "", []
+    for number, stage in enumerate(cell.stages, start=1):
+        options = [word.replace("{previous}", checkpoint) for word in stage]
+        begin = time.monotonic()
+        run = _program(cell, "fit", options, f"stage-{number}", threads)
+        minutes.append((time.monotonic() - begin) / 60)
+        checkpoint = str(run / "checkpoints" / "last.ckpt")
+    options = [*cell.stages[-1], *cell.test, "--ckpt_path", checkpoint]
+    options = _without_start(options)
+    run = _program(cell, "test", options, "test", threads)
+    result = {
+        "model": cell.model,
+        "seed": cell.seed,
+        "asked": begun,
+        "checkpoint": checkpoint,
+        "minutes": minutes,
+        "threads": threads,
+        "metrics": json.loads((run / "test.json").read_text())["metrics"],
+    }
+    replace(cell.result, json.dumps(result, indent=1).encode())
+    return result
+
+
+def _without_start(options: list[str]) -> list[str]:
+    """The options less `--model.init_from {previous}`: a test starts from its own checkpoint."""
+    while "--model.init_from" in options:
+        at = options.index("--model.init_from")
+        options = options[:at] + options[at + 2 :]
+    return options
+
+
+def _program(cell: Cell, command: str, options: list[str], part: str, threads: int) -> Path:
+    """Run `mhmoe-mm`; the folder that it wrote to."""
+    name = f"{cell.name}/{part}"
+    own = ["--name", name, "--seed_everything", str(cell.seed)]
+    own += ["--trainer.default_root_dir", str(cell.runs)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    log = cell.runs / cell.name / f"{part}.log"
+    with log.open("w") as file:
+        done = subprocess.run(
+            [*PROGRAM, command, *options, *own],
+            stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, check=False,
+        )  # fmt: skip
+    if done.returncode:
+        last = (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
+        raise CellError(f"{command} of {name} failed; {log} ends: {last}")
+    return cell.runs / name / "version_0"
