@@ -100,7 +100,7 @@ def _arranged(image: np.ndarray | Tensor) -> Tensor:
         )
     pixel = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
     rows = pixel.permute(1, 2, 0) if shape[0] == 3 else pixel
-    _check_size(*rows.shape[:2], "The array")
+    _check_size(rows.shape[0], rows.shape[1], "The array")
     # In memory as the decoders leave it, so that the same pixels are resized the same.
     return cast(Tensor, rows.cpu().contiguous().permute(2, 0, 1))
 
