@@ -117,3 +117,14 @@ class FineTuningDataModule(ShardedDataModule):
         super()._check_model(module)
         if names := self.sample.classes():
             names.check_model(module)
+        net = getattr(module, "net", None)
+        self.view.check_net(net)
+        longest = getattr(getattr(net, "text_embedding", None), "max_text", None)
+        for split, source in self.sources.items():
+            if not source or not self.sample.reads_text or not isinstance(longest, int):
+                continue
+            if source.max_tokens > longest:
+                raise ValueError(
+                    f"{split}.max_tokens is {source.max_tokens}, but the net reads texts of at "
+                    f"most max_text={longest} tokens: make either fit the other."
+                )

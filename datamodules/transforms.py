@@ -3,6 +3,7 @@
 import math
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
@@ -58,6 +59,15 @@ class View:
     def grid(self) -> int:
         """Patches along a side."""
         return self.size // self.patch
+
+    def check_net(self, net: Any) -> None:
+        """Raise ValueError where a net reads images of another size."""
+        size = getattr(getattr(net, "image_embedding", None), "image_size", self.size)
+        if size != self.size:
+            raise ValueError(
+                f"view.size is {self.size}, but the net reads images of image_size={size}: give "
+                "both the same."
+            )
 
 
 def seen(image: Tensor, view: View, training: bool, choice: random.Random) -> Tensor:

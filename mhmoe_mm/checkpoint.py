@@ -78,8 +78,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             raise ValueError(f"{path} is neither a checkpoint nor safetensors, or not a whole one.")
         content = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} holds no weights that can be read safely: {reason}") from error
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"{path} holds no weights that can be read safely ({reason}): name another file."
+        ) from error
     for key in ("state_dict", "model"):  # ours, the released models'
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             return {name: w for name, w in content[key].items() if isinstance(w, Tensor)}

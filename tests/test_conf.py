@@ -1,4 +1,4 @@
-"""Every YAML of `conf/` says what it is and can be built; nets and recipes have tests of their own."""
+"""Every YAML of `conf/` says what it is and can be built; tests of their own have nets, recipes."""
 
 import re
 from pathlib import Path

@@ -75,8 +75,8 @@ class Captioning(Task):
         self.vocabulary = Tokenizer(tokenizer)
         if self.vocabulary.vocab_size > net.vocab_size:
             raise ValueError(
-                f"The tokenizer {self.vocabulary.path} has {self.vocabulary.vocab_size} tokens, more "
-                f"than the network's vocab_size={net.vocab_size}."
+                f"The tokenizer {self.vocabulary.path} has {self.vocabulary.vocab_size} tokens, "
+                f"more than the network's vocab_size={net.vocab_size}: set that to as many or more."
             )
         self.loss, self.decoding = loss, decoding
         self.text_head = MaskedLanguageHead(net.dim, net.vocab_size)
