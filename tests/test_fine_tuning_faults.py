@@ -174,7 +174,7 @@ REFUSED = {
     "captioning vocabulary smaller than the tokenizer": (
         "captioning",
         {"model__net__vocab_size": "17"},
-        r"tokenizer tokenizer\.json has 24 tokens, more than the network's vocab_size=17: set that to",
+        r"tokenizer tokenizer\.json has 24 tokens, more than the network's vocab_size=17: set",
     ),
     "vocabulary smaller than the tokenizer": (
         "nlvr2",
