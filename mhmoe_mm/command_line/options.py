@@ -23,6 +23,7 @@ IMPORTABLE = (
     "torchvision.transforms",
 )
 """Where a configuration may take classes from; everything else is refused before it is imported."""
+YAML = (".yaml", ".yml")
 
 
 class Options(NamedTuple):
@@ -86,17 +87,21 @@ def restricted_imports(plugins: Sequence[str]) -> Iterator[None]:
 
 def folded(argv: Sequence[str]) -> list[str]:
     """The same command line with nulls, mappings, lists and `${...}` for nested keys written as a
-    piece of configuration.
+    piece of configuration, and objects that a file describes emptied first.
 
     jsonargparse passes the value of a nested option on as text, so that `--model.net.layout.sparse
     null` would look for a class named "None"; as `--config '{"model": {"net": ...}}'` at the same
-    place it means what it says.
+    place it means what it says. It also mixes `--model.net FILE` with the net that was there if
+    both are of one class, so that a dense net would keep the experts of the one before.
     """
     result: list[str] = []
     rest = list(argv)
     while rest:
         token = rest.pop(0)
         name, equals, value = token.partition("=")
+        file = value if equals else next(iter(rest), "")
+        if file.endswith(YAML) and name.startswith("--") and "." in name and name[-1] != "+":
+            result += folded([name, "null"])
         if not token.startswith("--") or name.count(".") < 2 or name.endswith("+"):
             result.append(token)
             continue

@@ -37,3 +37,14 @@ def test_own_options_are_taken_from_anywhere(monkeypatch: pytest.MonkeyPatch):
     assert split_options([]).debug
     monkeypatch.setenv("MHMOE_DEBUG", "0")
     assert not split_options([]).debug
+
+
+def test_a_file_takes_the_place_of_what_was_there():
+    for given in (["--model.net", "b.yaml"], ["--model.net=b.yaml"]):
+        assert folded(["fit", "--config", "a.yaml", *given, "--model.net.dim", "7"]) == [
+            "fit", "--config", "a.yaml", "--model.net", "null", *given, "--model.net.dim", "7"
+        ]  # fmt: skip
+    assert folded(["--model.net.layout=c.yaml"]) == [
+        "--config", "{model: {net: {layout: null}}}\n", "--model.net.layout=c.yaml"
+    ]  # fmt: skip
+    assert folded(["--trainer.callbacks+", "b.yaml"]) == ["--trainer.callbacks+", "b.yaml"]
