@@ -28,6 +28,10 @@ class PredictionFile(ABC):
     def __init__(self, name: str, unique: str | None):
         self.name, self.unique = name, unique
 
+    def id_of(self, row: Row) -> Any:
+        """What `unique` is in the file; None where rows may be alike."""
+        return None if self.unique is None else row[self.unique]
+
     @abstractmethod
     def write(self, rows: Sequence[Row], path: Path) -> None:
         """Write `path`; it need not be whole before this returns."""
@@ -37,15 +41,17 @@ class JsonList(PredictionFile):
     """A JSON list with a row a line. Values of `unique` are ints where they look like ints, as in
     the results of VQA v2 and of COCO captions."""
 
-    def write(self, rows: Sequence[Row], path: Path) -> None:
-        lines = [json.dumps(self._numbered(row), ensure_ascii=False) for row in rows]
-        path.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
+    def id_of(self, row: Row) -> Any:
+        value = super().id_of(row)
+        if isinstance(value, str) and value.isascii() and value.isdecimal():
+            return int(value)
+        return value
 
-    def _numbered(self, row: Row) -> Row:
-        name = row.get(self.unique or "")
-        if isinstance(name, str) and name.isascii() and name.isdecimal():
-            return {**row, self.unique or "": int(name)}
-        return row
+    def write(self, rows: Sequence[Row], path: Path) -> None:
+        ids = [{} if self.unique is None else {self.unique: self.id_of(row)} for row in rows]
+        both = zip(rows, ids, strict=True)
+        lines = [json.dumps({**row, **own}, ensure_ascii=False) for row, own in both]
+        path.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
 
 
 class CsvWithHeader(PredictionFile):

@@ -3,8 +3,8 @@
     FOLDER/predictions.partial/manifest.json       what they are predictions of
     FOLDER/predictions.partial/rank-00000.jsonl    a line a batch: [[place, key, row], ...]
 
-`place` is the row's number in the data set, `key` where its sample came from; `row` is null where
-the sample could not be read. A line is written at once, so only the last can be half there.
+`place` is the row's number in the data set, `key` where its sample came from. A line is written at
+once, so only the last can be half there.
 """
 
 import base64
@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mhmoe_mm.callbacks.run_folder import write_text
+
 SYNC_S = 5.0
 """Seconds after which what was written is made safe against a power failure too."""
 
@@ -29,7 +31,7 @@ class Kept(NamedTuple):
 
     place: int
     key: str
-    row: dict[str, Any] | None
+    row: dict[str, Any]
 
 
 class PartialPredictions:
@@ -53,24 +55,24 @@ class PartialPredictions:
         if not self.manifest.exists():
             return []
         try:
-            there = json.loads(self.manifest.read_text(encoding="utf-8"))
-            shared = {**there}
+            there = {**json.loads(self.manifest.read_text(encoding="utf-8"))}
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{self.manifest} is not a manifest of predictions ({error}): remove "
                 f"{self.folder} to start over."
             ) from error
+        here = json.loads(json.dumps(manifest))
         return [
-            f"{name}: {shared.get(name)!r} there, {manifest.get(name)!r} here"
-            for name in sorted(shared.keys() | manifest.keys())
-            if shared.get(name) != manifest.get(name)
+            f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
+            for name in sorted(there.keys() | here.keys())
+            if there.get(name) != here.get(name)
         ]
 
     def begin(self, manifest: Mapping[str, Any]) -> None:
         """Make the folder, or make it ready to go on: half-written last lines are dropped."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.manifest.exists():
-            replace(self.manifest, json.dumps(manifest, indent=1).encode())
+            write_text(self.manifest, json.dumps(manifest, indent=1))
         for path in self._paths():
             content = path.read_bytes()
             whole = content.rfind(b"\n") + 1
@@ -78,19 +80,18 @@ class PartialPredictions:
                 os.truncate(path, whole)
 
     def read(self) -> Iterator[Kept]:
-        """All rows kept so far, over all ranks, in no order; a row may come twice."""
+        """All rows kept so far, over all ranks, in no order."""
         for path in self._paths():
             with path.open(encoding="utf-8") as file:
                 for number, line in enumerate(file, start=1):
-                    if not line.endswith("\n"):
-                        return
                     try:
-                        yield from (Kept(*entry) for entry in json.loads(line, object_hook=_vector))
+                        kept = [Kept(*entry) for entry in json.loads(line, object_hook=_vector)]
                     except (ValueError, TypeError) as error:
                         raise ValueError(
                             f"{path}:{number} is damaged ({error}): remove this line, and its rows "
                             "are predicted again."
                         ) from error
+                    yield from kept
 
     def open(self, rank: int) -> None:
         """Let this rank append."""
@@ -115,22 +116,17 @@ class PartialPredictions:
             os.close(self._file)
             self._file = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether this rank may append."""
+        return self._file is not None
+
     def remove(self) -> None:
         """The final file is there."""
         shutil.rmtree(self.folder)
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("rank-*.jsonl"))
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def _encoded(value: Any) -> dict[str, str]:

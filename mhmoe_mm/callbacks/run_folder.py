@@ -30,3 +30,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         os.fsync(folder)  # the new name, too
     finally:
         os.close(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """The same of a text."""
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))

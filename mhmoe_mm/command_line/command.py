@@ -11,10 +11,12 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from mhmoe_mm.callbacks.prediction_writer import PredictionWriter
 from mhmoe_mm.callbacks.progress_lines import ProgressLines
 from mhmoe_mm.callbacks.step_bar import StepBar
+from mhmoe_mm.command_line.predictions import FolderLogger, identity
 from mhmoe_mm.command_line.refusals import Refused
 from mhmoe_mm.command_line.results import Results
 from mhmoe_mm.command_line.resume import RUNS, compare, find_checkpoint, read_hyper_parameters
@@ -43,7 +45,7 @@ class Command(LightningCLI):
     def __init__(self, argv: Sequence[str], task: type[LightningModule]) -> None:
         self.sources = Sources(argv)
         self.started = False
-        self.fresh_folder: Path | None = None
+        self.fresh_folders: list[Path] = []
         super().__init__(
             model_class=task,
             datamodule_class=LightningDataModule,
@@ -73,6 +75,19 @@ class Command(LightningCLI):
             for name, skipped in LightningCLI.subcommands().items()
         }
 
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument(
+                "--predictions",
+                type=str | None,
+                default=None,
+                help="Folder of the predictions, also of interrupted ones (the run's own).",
+            )
+        return parser
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
             "--name", type=str, default="unnamed", help="The run's folder under runs/."
@@ -98,7 +113,13 @@ class Command(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Compare the checkpoint with what was typed; what was typed stays (Lightning would replace
         it in silence)."""
-        given = self.config[self.config.subcommand]
+        command = self.config.subcommand
+        given = self.config[command]
+        if command == "predict" and not weights_path(given):
+            raise ValueError(
+                "Predictions are made with trained weights: give a checkpoint of the task with "
+                "`--ckpt_path FILE` (or weights alone with `--model.init_from FILE`)."
+            )
         if not given.get("ckpt_path"):
             return
         runs = Path(given.trainer.default_root_dir or RUNS)
@@ -146,6 +167,11 @@ class Command(LightningCLI):
         given = config.pop("callbacks", None) or []
         given = [*given] if isinstance(given, list) else [given]
         config["default_root_dir"] = config.get("default_root_dir") or str(RUNS)
+        command = str(self.subcommand)
+        asked = self.config[command]
+        predictions = asked.get("predictions")
+        if predictions and config.get("logger") in (None, True):
+            config["logger"] = [FolderLogger(predictions)]
         if config.get("logger") in (None, True):
             place = {
                 "save_dir": config["default_root_dir"],
@@ -161,16 +187,25 @@ class Command(LightningCLI):
         bar_wanted = config.get("enable_progress_bar") is not False
         if bar_wanted and not own_bar:
             given.append(StepBar() if sys.stdout.isatty() else ProgressLines())
-        if self.subcommand in ("validate", "test"):
-            given.append(Results(self.subcommand, weights_path(self.config[self.subcommand])))
+        if command in ("validate", "test"):
+            given.append(Results(command, weights_path(asked)))
+        if command == "predict":
+            given.append(PredictionWriter(predictions, self._identity))
         given.append(_Started(self))
         trainer = super()._instantiate_trainer({**config, "callbacks": given}, callbacks)
         for logger in trainer.loggers:
             _ = logger.version  # both choose their number before either has made a folder
         folder = trainer.log_dir
-        if trainer.loggers and folder and trainer.is_global_zero and not Path(folder).exists():
-            self.fresh_folder = Path(folder)
+        if trainer.loggers and folder and trainer.is_global_zero:
+            place = Path(folder)
+            self.fresh_folders = [path for path in (place, *place.parents) if not path.exists()]
         return trainer
+
+    def _identity(self) -> dict[str, Any]:
+        """What predictions depend on; see `identity`."""
+        weights = weights_path(self.config["predict"])
+        assert weights is not None, "see _parse_ckpt_path"
+        return identity(self.config_dump, self.trainer.precision, weights, self.datamodule)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """What Lightning's trainer is called with: it runs no code of checkpoints, prints no table
@@ -191,8 +226,6 @@ class Command(LightningCLI):
         where = f", writing to {self.trainer.log_dir}" if self.trainer.log_dir else ""
         rank_zero_info(f"{type(self.model).__name__}: {total:,} parameters{where}")
         command = str(self.subcommand)
-        if command in ("validate", "test") and not weights_path(self.config[command]):
-            rank_zero_warn("no --ckpt_path was given: these are figures of weights as they start")
         super()._run_subcommand(command)
         if command != "fit" and not self.started:
             raise ValueError(
@@ -202,9 +235,10 @@ class Command(LightningCLI):
 
     def withdraw(self) -> None:
         """Remove the run's folder again if this command made it and its work never began."""
-        if self.fresh_folder is not None and not self.started:
-            shutil.rmtree(self.fresh_folder, ignore_errors=True)
-            for parent in list(self.fresh_folder.parents)[:2]:
+        if self.fresh_folders and not self.started:
+            folder, *parents = self.fresh_folders
+            shutil.rmtree(folder, ignore_errors=True)
+            for parent in parents:
                 with suppress(OSError):  # not empty: other runs live there
                     parent.rmdir()
 

@@ -3,15 +3,15 @@
 import json
 import math
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from rich.console import Console
 from rich.table import Table
 
-from mhmoe_mm.callbacks.run_folder import run_folder, write_whole
+from mhmoe_mm.callbacks.run_folder import run_folder, write_text
 from mhmoe_mm.callbacks.skipped_samples import skipped_samples
 from mhmoe_mm.command_line.weights import described
 
@@ -36,6 +36,17 @@ class Results(Callback):
         self.command = command
         self.weights = weights
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if lacking := getattr(pl_module, "not_loaded", []):
+            rank_zero_warn(
+                f"{lacking[0]} (1 of {len(lacking)}) is not in {self.weights}: these are figures "
+                "of weights as they start"
+            )
+        elif self.weights is None:
+            rank_zero_warn("no --ckpt_path was given: these are figures of weights as they start")
+
+    on_validation_start = on_test_start
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder, skipped = run_folder(trainer), skipped_samples(trainer)
         if not trainer.is_global_zero:
@@ -54,7 +65,7 @@ class Results(Callback):
         }
         path = folder / f"{self.command}.json"
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        write_whole(path, partial(Path.write_text, data=text, encoding="utf-8"))
+        write_text(path, text)
         print(f"all digits are in {path}", flush=True)
 
     on_validation_end = on_test_end

@@ -69,7 +69,7 @@ def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
 def compare(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """The hyper-parameters that differ, one line each: key, value of the checkpoint, value of the
     command line."""
-    old, new = dict(_flat(there)), dict(_flat(here))
+    old, new = dict(flat(there)), dict(flat(here))
     return [
         f"{key}: {_shown(old, key)} in the checkpoint, {_shown(new, key)} here"
         for key in sorted(old.keys() | new.keys())
@@ -77,11 +77,12 @@ def compare(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested keys joined by dots, without `init_args`."""
     for key, value in tree.items():
         name = prefix if key == "init_args" else f"{prefix}{'.' if prefix else ''}{key}"
         if isinstance(value, Mapping):
-            yield from _flat(value, name)
+            yield from flat(value, name)
         else:
             yield name, value
 

@@ -89,6 +89,8 @@ class Task(LightningModule, ABC):
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.balance_weight, self.z_weight = balance_weight, z_weight
         self.init_from = init_from
+        self.not_loaded: list[str] = []
+        """Weights that `init_from` did not have, so that they are as they started."""
         self._evaluated = {name: PredictionMean() for name in objectives}
         self._metrics = nn.ModuleList(self._evaluated.values())  # so that they follow the device
         self._waiting: dict[str, Load] = {}  # loads of accumulated batches, until the routers step
@@ -119,6 +121,7 @@ class Task(LightningModule, ABC):
             return
         report = load_weights(self, self.init_from)
         self.init_from = None  # a test after a fit must not start over
+        self.not_loaded = report.missing
         for line in report.lines():
             rank_zero_info(line)
 
@@ -132,7 +135,7 @@ class Task(LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """These weights are not to be replaced by those that their training started from."""
-        self.init_from = None
+        self.init_from, self.not_loaded = None, []
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Loss of one batch; `loads` is for callbacks, detached."""

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -78,5 +78,28 @@ def built(folder: Path) -> Callable[..., Command]:
 
     def call(*options: str) -> Command:
         return build(["fit", "--plugin", PLUGIN, "--config", "runs/run.yaml", *options], Task)
+
+    return call
+
+
+@pytest.fixture
+def evaluated(
+    trained: Callable[[str], Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., Outcome]:
+    """evaluated("test", "vqa", ...) runs the program on a real task's data, in a new folder."""
+    from mhmoe_mm.tasks import base  # what these import is not for every test
+    from tests.evaluated import configured
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+
+    def call(command: str, name: str, *options: str) -> Outcome:
+        config = configured(trained(name), tmp_path)
+        capsys.readouterr()
+        status = run([command, "--config", str(config), *options], base.Task)
+        return Outcome(status, *capsys.readouterr())
 
     return call

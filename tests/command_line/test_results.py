@@ -2,39 +2,16 @@
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from mhmoe_mm.command_line.program import run
 from mhmoe_mm.command_line.results import figure, group_of
 from mhmoe_mm.command_line.weights import sha256
-from mhmoe_mm.tasks.base import Task
-from tests.command_line.conftest import Outcome
-from tests.evaluated import configured, damaged
-from tests.trained import Trained
-
-
-@pytest.fixture
-def evaluated(
-    trained: Callable[[str], Trained],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Callable[..., Outcome]:
-    """evaluated("test", "vqa", ...) runs the program on the task's data in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(command: str, name: str, *options: str) -> Outcome:
-        config = configured(trained(name), tmp_path)
-        capsys.readouterr()
-        status = run([command, "--config", str(config), *options], Task)
-        return Outcome(status, *capsys.readouterr())
-
-    return call
+from tests.evaluated import damaged
 
 
 def written(folder: Path, command: str, version: int = 0) -> dict[str, Any]:
@@ -74,6 +51,15 @@ def test_figures_of_weights_that_were_never_trained_are_said_to_be(evaluated, tr
     with pytest.warns(UserWarning, match="weights as they start"):
         assert evaluated("test", "nlvr2").status == 0
     assert written(tmp_path, "test")["checkpoint"] is None
+
+
+def test_figures_of_a_head_that_was_never_trained_are_said_to_be(evaluated, trained, tmp_path):
+    weights = torch.load(trained("nlvr2").checkpoint, weights_only=True)["state_dict"]
+    net = {name: value for name, value in weights.items() if name.startswith("net.")}
+    save_file(net, tmp_path / "net.safetensors")
+    with pytest.warns(UserWarning, match=r"is not in net\.safetensors: .* as they start"):
+        assert evaluated("test", "nlvr2", "--model.init_from", "net.safetensors").status == 0
+    assert written(tmp_path, "test")["checkpoint"]["path"] == "net.safetensors"
 
 
 def test_samples_that_were_skipped_are_named(evaluated, trained, tmp_path: Path):
