@@ -21,6 +21,14 @@ class Prediction(NamedTuple):
     """Predicted rows whose largest logit is the target's; None where nothing is right or wrong."""
     predicted: Int[Tensor, ""]
     """Rows that have a target."""
+    total: Float[Tensor, ""] | None = None
+    """Sum over the predicted rows, float64 where the device has it and without a gradient, so that
+    sums of batches do not depend on how they were cut; None: `loss * predicted` has to do."""
+
+
+def exact_sum(rows: Float[Tensor, " rows"]) -> Float[Tensor, ""]:
+    """The sum of some rows' losses in float64; on Apple's GPUs, which have none, in float32."""
+    return rows.detach().sum(dtype=torch.float32 if rows.device.type == "mps" else torch.float64)
 
 
 def masked_cross_entropy(
@@ -36,12 +44,12 @@ def masked_cross_entropy(
         raise ValueError(f"label_smoothing must lie in [0, 1), but is {label_smoothing}.")
     row, wanted = logits.reshape(-1, logits.shape[-1]).float(), target.reshape(-1).long()
     predicted = (wanted != IGNORED).sum()
-    total = F.cross_entropy(
-        row, wanted, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing
+    loss = F.cross_entropy(
+        row, wanted, ignore_index=IGNORED, reduction="none", label_smoothing=label_smoothing
     )
     # IGNORED is negative, so no argmax ever equals it.
     correct = (row.detach().argmax(dim=-1) == wanted).sum()
-    return Prediction(total / predicted.clamp(min=1), correct, predicted)
+    return Prediction(loss.sum() / predicted.clamp(min=1), correct, predicted, exact_sum(loss))
 
 
 def caption_cross_entropy(
@@ -86,8 +94,8 @@ def soft_binary_cross_entropy(
     """
     loss = F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction="none")
     predicted = valid.sum()
-    total = torch.where(valid, loss.sum(dim=1), 0.0).sum()
-    return Prediction(total / predicted.clamp(min=1), None, predicted)
+    rows = torch.where(valid, loss.sum(dim=1), 0.0)
+    return Prediction(rows.sum() / predicted.clamp(min=1), None, predicted, exact_sum(rows))
 
 
 def soft_cross_entropy(

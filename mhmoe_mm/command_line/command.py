@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from mhmoe_mm.callbacks.prediction_writer import PredictionWriter
 from mhmoe_mm.callbacks.progress_lines import ProgressLines
 from mhmoe_mm.callbacks.step_bar import StepBar
+from mhmoe_mm.command_line.ddp import expect_unused_parameters
 from mhmoe_mm.command_line.predictions import FolderLogger, identity
 from mhmoe_mm.command_line.refusals import Refused
 from mhmoe_mm.command_line.results import Results
@@ -193,6 +194,8 @@ class Command(LightningCLI):
             given.append(PredictionWriter(predictions, self._identity))
         given.append(_Started(self))
         trainer = super()._instantiate_trainer({**config, "callbacks": given}, callbacks)
+        if command == "fit":
+            expect_unused_parameters(trainer)
         for logger in trainer.loggers:
             _ = logger.version  # both choose their number before either has made a folder
         folder = trainer.log_dir

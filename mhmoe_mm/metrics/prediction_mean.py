@@ -24,8 +24,11 @@ class PredictionMean(Metric):
 
     def update(self, prediction: Prediction) -> None:
         """Add the predictions of one batch."""
+        total = prediction.total
+        if total is None:
+            total = prediction.loss.detach() * prediction.predicted
         # Not in place: a state that was reset in inference mode may only be replaced outside it.
-        self.loss = self.loss + prediction.loss.detach() * prediction.predicted
+        self.loss = self.loss + total  # float64 if the total is
         self.predicted = self.predicted + prediction.predicted
         if prediction.correct is not None:
             self.correct = self.correct + prediction.correct
@@ -38,7 +41,7 @@ class PredictionMean(Metric):
         """
         if not self.predicted:
             return {}
-        loss = self.loss / self.predicted
+        loss = (self.loss / self.predicted).float()
         if not self.judged:
             return {"loss": loss}
         return {"loss": loss, "accuracy": self.correct / self.judged}

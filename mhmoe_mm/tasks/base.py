@@ -183,6 +183,9 @@ class Task(LightningModule, ABC):
         outcome = self.evaluate(batch)
         for name, prediction in outcome.predictions.items():
             self._evaluated[name].update(prediction)
+        valid = getattr(batch, "valid", None)
+        if valid is not None and len(valid) == 1 and not valid.any():
+            return {"loads": {}}  # the row only fills this rank up; its experts do not count
         return {"loads": {name: load.detach() for name, load in outcome.loads.items()}}
 
     def on_validation_epoch_end(self) -> None:
