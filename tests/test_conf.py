@@ -1,6 +1,7 @@
 """Every YAML of `conf/` says what it is and can be built; tests of their own have nets, recipes."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,16 +24,21 @@ def header(path: Path) -> str:
     return match[0] if match else ""
 
 
-def make_codebook(run: Path) -> None:
-    """The file that a run's image targets read, if they read one; its codes do not matter here."""
+def make_files(run: Path, tokenizer: str) -> None:
+    """The files that a run's task reads while it is built; what is in them does not matter here."""
     model = yaml.safe_load(run.read_text())["model"]["init_args"]
-    path = model.get("image_target", {}).get("init_args", {}).get("path")
-    if path is not None:
+    codebook = model.get("image_target", {}).get("init_args", {}).get("path")
+    for path in filter(None, [codebook, model.get("answers"), model.get("tokenizer")]):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if codebook is not None:
         net = yaml.safe_load((run.parent / model["net"]).read_text())
         size = net["init_args"].get("patch_size", 16)  # the default of BEiT3
-        Path(path).parent.mkdir(parents=True)
         codes = {"code": torch.zeros(5, 3 * size**2)}
-        save_file(codes, path, metadata={"patch_size": str(size)})
+        save_file(codes, codebook, metadata={"patch_size": str(size)})
+    if "answers" in model:
+        Path(model["answers"]).write_text('["yes", "no"]')
+    if "tokenizer" in model:
+        shutil.copy(tokenizer, model["tokenizer"])
 
 
 @pytest.mark.parametrize("path", [*TRAINERS, *EVERY_RUN], ids=lambda path: path.stem)
@@ -44,10 +50,10 @@ def test_a_file_says_how_to_run_it_and_what_to_expect(path: Path):
 @pytest.mark.parametrize("trainer", TRAINERS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("run", RUNS, ids=lambda path: path.stem)
 def test_every_run_can_be_built_with_every_trainer(
-    trainer: Path, run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    trainer: Path, run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer_path: str
 ):
     monkeypatch.chdir(tmp_path)
-    make_codebook(run)
+    make_files(run, tokenizer_path)
     before = set(tmp_path.rglob("*"))
     files = ["--config", str(trainer), "--config", str(run)]
     # A trainer for hardware that may not be here is read, and then put on the CPU.
