@@ -3,14 +3,12 @@
 Tied to nothing. A pair's image is read at its class token, its text at `<s>`.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mhmoe_mm.models.init import linear, start_small
+from mhmoe_mm.models.init import linear, start_small, unit_linear
 
 
 class MaskedLanguageHead(nn.Module):
@@ -41,25 +39,20 @@ class Pooler(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.dense = linear(dim, dim)
+        self.dense = unit_linear(dim, dim)
 
     def forward(self, row: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
         return self.dense(self.norm(row)).tanh()
 
 
 class AnswerHead(nn.Module):
-    """Scores of every answer to a question.
-
-    Every answer starts with the probability 1 / num_answers (as in https://arxiv.org/abs/1708.02002),
-    not 1/2: almost all are wrong, and a network that must learn that first forgets the image.
-    """
+    """Scores of every answer to a question."""
 
     def __init__(self, dim: int, num_answers: int):
         super().__init__()
-        self.dense = linear(dim, 2 * dim)
+        self.dense = unit_linear(dim, 2 * dim)
         self.norm = nn.LayerNorm(2 * dim)
-        self.out = linear(2 * dim, num_answers)
-        nn.init.constant_(self.out.bias, -math.log(max(num_answers - 1, 1)))
+        self.out = unit_linear(2 * dim, num_answers)
 
     def forward(self, row: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch answers"]:
         return self.out(F.gelu(self.norm(self.dense(row))))

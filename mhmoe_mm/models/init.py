@@ -22,3 +22,11 @@ def linear(dim_in: int, dim_out: int) -> nn.Linear:
     start_small(module.weight)
     nn.init.zeros_(module.bias)
     return module
+
+
+def unit_linear(dim_in: int, dim_out: int) -> nn.Linear:
+    """A linear map with bias that keeps the size of what it reads (Xavier), whatever the width."""
+    module = nn.Linear(dim_in, dim_out)
+    nn.init.xavier_uniform_(module.weight)
+    nn.init.zeros_(module.bias)
+    return module

@@ -8,18 +8,23 @@ before it looks at the image (figures in `docs/log.md`).
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from mhmoe_mm.models.attention import Attention
+from mhmoe_mm.models.block import Block
 from mhmoe_mm.models.embeddings import ImageEmbedding, TextEmbedding
+from mhmoe_mm.models.ffn import GeluFFN
 from mhmoe_mm.moe.mh_moe import MHMoE, SparseMoE
 
 
 class UnitStart:
-    """Everything that flows through the network has a size near 1, whatever its width.
+    """Everything that flows through the network has a size near 1, whatever its width and depth.
 
     Linear maps are Xavier-uniform with zero biases, patches keep the variance of their pixels,
     token and class embeddings are standard normal. Sparse layers keep their own start, which knows
-    their width already.
+    their width already. What the blocks add to a token is as large as the token when all of them
+    have added: the last map of each attention and feed-forward net is scaled by
+    `(2 num_layers) ** -0.5`, as in GPT-2.
 
     Args:
         position: standard deviation of the position embeddings; below 1, so that where a token
@@ -46,6 +51,10 @@ class UnitStart:
             elif isinstance(module, TextEmbedding):
                 nn.init.normal_(module.token.weight)
                 nn.init.normal_(module.position, std=self.position)
+        blocks = [module for module in net.modules() if isinstance(module, Block)]
+        for block in blocks:
+            for weight in _last_maps(block):
+                weight.mul_((2 * len(blocks)) ** -0.5)
 
 
 def _outside_sparse_layers(module: nn.Module) -> Iterator[nn.Module]:
@@ -55,3 +64,21 @@ def _outside_sparse_layers(module: nn.Module) -> Iterator[nn.Module]:
     yield module
     for child in module.children():
         yield from _outside_sparse_layers(child)
+
+
+def _last_maps(module: nn.Module) -> Iterator[Tensor]:
+    """The weights that what a block adds comes from, one of each branch."""
+    if isinstance(module, Attention):
+        yield from (out.weight for out in module.out.values())
+    elif isinstance(module, GeluFFN):
+        yield module.down.weight
+    elif isinstance(module, MHMoE):
+        last = [*module.merge_proj][-1:]
+        yield from (merge.weight for merge in last) if last else _last_maps(module.moe)
+        yield from _last_maps(module.shared) if module.shared is not None else ()
+    elif isinstance(module, SparseMoE):
+        yield module.experts.w_out
+        yield from _last_maps(module.shared) if module.shared is not None else ()
+    else:
+        for child in module.children():
+            yield from _last_maps(child)

@@ -1,5 +1,6 @@
 """Masked pretraining: what is predicted, how it is added up, how routers follow their loads."""
 
+import math
 from functools import partial
 
 import pytest
