@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def table(metrics: Mapping[str, float], objectives: Mapping[str, Any], title: st
     for number, (_, names) in enumerate(item for item in groups.items() if item[1]):
         if number:
             shown.add_row()
-        for name in sorted(names):
+        for name in sorted(names, key=in_order):
             shown.add_row(name, figure(metrics[name]))
     return shown
 
@@ -95,6 +96,11 @@ def group_of(name: str, objectives: Mapping[str, Any]) -> str:
     of = ("", "_accuracy", "_perplexity")
     mine = {"loss", *(f"{objective}{what}" for objective in objectives for what in of)}
     return "objectives" if own in mine else "task"
+
+
+def in_order(name: str) -> list[tuple[str, int]]:
+    """By what to sort names, so that `recall_at_10` follows `recall_at_5`."""
+    return [(word, int(number or 0)) for word, number in re.findall(r"(\D+)(\d*)", name)]
 
 
 def figure(value: float) -> str:

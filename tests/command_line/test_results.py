@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mhmoe_mm.command_line.results import figure, group_of
+from mhmoe_mm.command_line.results import figure, group_of, in_order
 from mhmoe_mm.command_line.weights import sha256
 from tests.evaluated import damaged
 
@@ -103,3 +103,8 @@ def test_figures_are_grouped_by_what_they_are_of():
 )  # fmt: skip
 def test_a_figure_has_as_many_decimals_as_tell_something(value: float, shown: str):
     assert figure(value) == shown
+
+
+def test_figures_of_one_kind_stand_in_the_order_of_their_numbers():
+    names = ["test/recall_at_10", "test/mean", "test/recall_at_5", "test/recall_at_1"]
+    assert sorted(names, key=in_order) == [names[1], names[3], names[2], names[0]]
