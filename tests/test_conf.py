@@ -9,13 +9,16 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from mhmoe_mm.command_line.command import Command
 from mhmoe_mm.command_line.program import build
 from mhmoe_mm.tasks.base import Task
+from tools.compare.comparison import read_comparison
 
 CONF = Path(__file__).parents[1] / "conf"
 TRAINERS = sorted((CONF / "trainer").glob("*.yaml"))
 RUNS = sorted((CONF / "runs").glob("*.yaml"))
 EVERY_RUN = sorted((CONF / "runs").rglob("*.yaml"))
+COMPARISONS = sorted((CONF / "comparisons").glob("*.yaml"))
 
 
 def header(path: Path) -> str:
@@ -26,7 +29,10 @@ def header(path: Path) -> str:
 
 def make_files(run: Path, tokenizer: str) -> None:
     """The files that a run's task reads while it is built; what is in them does not matter here."""
-    model = yaml.safe_load(run.read_text())["model"]["init_args"]
+    content = yaml.safe_load(run.read_text())
+    model = content["model"]["init_args"]
+    if model.get("tokenizer") == "${data.init_args.tokenizer}":
+        model["tokenizer"] = content["data"]["init_args"]["tokenizer"]
     codebook = model.get("image_target", {}).get("init_args", {}).get("path")
     for path in filter(None, [codebook, model.get("answers"), model.get("tokenizer")]):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -63,3 +69,20 @@ def test_every_run_can_be_built_with_every_trainer(
     assert built.datamodule is not None
     assert built.trainer.max_steps > 0 or built.trainer.max_epochs
     assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
+def test_every_stage_of_a_comparison_is_a_command(path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(CONF.parent)
+    monkeypatch.setattr(Command, "instantiate_classes", lambda command: None)
+    assert re.search(r"^# Run +python -m tools.compare conf/comparisons/", header(path))
+    comparison = read_comparison(path)
+    assert comparison.name == path.stem
+    nets = set()
+    for stages in comparison.models.values():
+        for stage in stages:
+            built = build(["fit", *stage], Task)
+            assert built.config.fit.trainer.max_steps > 0
+        build(["test", *stages[-1], *comparison.test], Task)
+        nets.add(str(built.config.fit.model.init_args.net))
+    assert len(nets) == len(comparison.models)

@@ -90,9 +90,12 @@ def test_what_is_finished_is_kept_until_something_else_is_asked(folder, capsys):
     assert "2 runs, of which 2 are finished" in capsys.readouterr().out
     assert compare("--seeds", "3", "--models", "one/stage", test="--data.rows 11") == 0
     assert len(calls()) == len(before) + 2
+    Path("run.yaml").write_text("# Expect  0.9\nmodel: {dim: 7}\n")
+    assert compare("--seeds", "3") == 0
+    assert len(calls()) == len(before) + 2 + 2  # one/stage was trained with other options before
     Path("run.yaml").write_text("model: {dim: 11}\n")
     assert compare("--seeds", "3") == 0
-    assert len(calls()) == len(before) + 2 + 5
+    assert len(calls()) == len(before) + 2 + 2 + 5
 
 
 def test_a_failed_run_is_told_and_leaves_the_others(folder, capsys):

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mhmoe_mm.callbacks.partial_predictions import replace
+import yaml
+
+from mhmoe_mm.callbacks.run_folder import write_text
 from mhmoe_mm.command_line.sources import Sources
 from tools.compare.comparison import Comparison
 
@@ -68,9 +70,11 @@ def cells(
 
 
 def asked(cell: Cell) -> dict[str, Any]:
-    """What a result depends on: the options, and what the YAML files say that they name."""
+    """What a result depends on: the options, and what the YAML files say that they name, comments
+    apart.
+    """
     words = [word for stage in (*cell.stages, cell.test) for word in stage]
-    texts = "\0".join(text.content for text in Sources(words).texts)
+    texts = json.dumps([yaml.safe_load(text.content) for text in Sources(words).texts])
     return {
         "stages": [list(stage) for stage in cell.stages],
         "test": list(cell.test),
@@ -115,7 +119,7 @@ def carry_out(cell: Cell, threads: int) -> dict[str, Any]:
         "threads": threads,
         "metrics": json.loads((run / "test.json").read_text())["metrics"],
     }
-    replace(cell.result, json.dumps(result, indent=1).encode())
+    write_text(cell.result, json.dumps(result, indent=1))
     return result
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mhmoe_mm.callbacks.partial_predictions import replace
+from mhmoe_mm.callbacks.run_folder import write_text
 from mhmoe_mm.command_line.resume import RUNS
 from tools.compare.cells import CellError, carry_out, cells, finished
 from tools.compare.comparison import Comparison, read_comparison
@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Console().print(table(comparison, results))
     folder = given.runs / comparison.name
     if results:
-        replace(folder / "results.json", json.dumps(results, indent=1).encode())
-        replace(folder / "results.md", markdown(comparison, results).encode())
+        write_text(folder / "results.json", json.dumps(results, indent=1))
+        write_text(folder / "results.md", markdown(comparison, results))
         print(f"The figures are in {folder}/results.json, the table in results.md.")
     if failed:
         print(f"{failed} of {failed + len(results)} runs failed; their logs say why.")
