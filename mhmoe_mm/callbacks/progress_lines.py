@@ -8,11 +8,12 @@ from lightning.pytorch.callbacks import ProgressBar
 
 
 class ProgressLines(ProgressBar):
-    """Prints a line every few seconds of training and one after each validation.
+    """Prints a line every few seconds of training, evaluation and prediction, and one after each
+    validation.
 
-    Takes the place of Lightning's progress bar. A line holds the epoch, the step, the speed since
-    the last line and the metrics that were logged with `prog_bar=True`; after a validation, the
-    metrics named `val/...`, less those a level deeper (`val/experts/...`).
+    Takes the place of Lightning's progress bar. A line of training holds the epoch, the step, the
+    speed since the last line and the metrics that were logged with `prog_bar=True`; after a
+    validation, the metrics named `val/...`, less those a level deeper (`val/experts/...`).
     """
 
     def __init__(self, seconds: float = 10.0) -> None:
@@ -54,6 +55,40 @@ class ProgressLines(ProgressBar):
             logged = trainer.callback_metrics.items()
             metrics = {k: v for k, v in logged if k.startswith("val/") and k.count("/") == 1}
             self._line(trainer, "validated", metrics)
+
+    def on_test_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Say how many batches are behind, unless that was done a moment ago. Of validations, those
+        on their own: one between training steps ends in a line.
+        """
+        if trainer.state.fn == "fit":
+            return
+        then, before = self._mark
+        now = time.perf_counter()
+        if batch_idx == 0:
+            self._mark = (now, 0)
+        elif now - then >= self.seconds and self._enabled:
+            self._mark = (now, batch_idx)
+            command, total = self._evaluation(trainer)
+            of = f"/{total:g}" if total != float("inf") else ""
+            speed = f"{(batch_idx - before) / (now - then):.3g} batch/s"
+            print(f"{command}  batch {batch_idx}{of}  {speed}", flush=True)
+
+    on_validation_batch_start = on_predict_batch_start = on_test_batch_start
+
+    @staticmethod
+    def _evaluation(trainer: pl.Trainer) -> tuple[str, float]:
+        """Which it is, and its number of batches: infinity where the data do not say."""
+        assert trainer.state.fn is not None
+        command = trainer.state.fn.value
+        batches = {"validate": trainer.num_val_batches, "test": trainer.num_test_batches}
+        return command, sum(batches.get(command, trainer.num_predict_batches))
 
     def _line(self, trainer: pl.Trainer, what: str, metrics: dict[str, Any]) -> None:
         if not self._enabled:

@@ -20,15 +20,25 @@ class Line(LightningModule):
     def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
         self.log_dict({"val/loss": 0.75, "val/deeper/loss": 0.5})
 
+    def test_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.log("test/loss", 0.75)
+
+    def predict_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        return batch
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def fit(seconds: float, **settings: object) -> None:
-    trainer = Trainer(
+def lines(seconds: float, **settings: object) -> Trainer:
+    return Trainer(
         accelerator="cpu", callbacks=[ProgressLines(seconds)], logger=False,
         enable_checkpointing=False, enable_model_summary=False, **settings,
     )  # fmt: skip
+
+
+def fit(seconds: float, **settings: object) -> None:
+    trainer = lines(seconds, **settings)
     trainer.fit(Line(), DataLoader(torch.ones(7)), DataLoader(torch.ones(2)))
 
 
@@ -50,3 +60,17 @@ def test_with_no_seconds_between_lines_every_step_has_one(capsys: pytest.Capture
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[1] for line in lines] == [f"step {n}/5" for n in range(1, 6)]
     assert all(line.endswith("train/loss 0.25") for line in lines)
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_what_goes_through_data_once_says_how_far_it_is(
+    command: str, capsys: pytest.CaptureFixture[str]
+):
+    def shown(seconds: float) -> list[str]:
+        options = {} if command == "predict" else {"verbose": False}
+        getattr(lines(seconds), command)(Line(), DataLoader(torch.ones(5)), **options)
+        return capsys.readouterr().out.splitlines()
+
+    found = [line.split("  ")[:2] for line in shown(0.0)]
+    assert found == [[command, f"batch {n}/5"] for n in range(1, 5)]
+    assert shown(1e9) == []
