@@ -117,10 +117,11 @@ class SoftScore(Metric):
     full_state_update = False
     score: Tensor
     answered: Tensor
+    answerable: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("score", "answered"):
+        for name in ("score", "answered", "answerable"):
             self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
@@ -128,16 +129,28 @@ class SoftScore(Metric):
 
         Rows where `valid` is false do not count.
         """
+        known = target.any(dim=1) if valid is None else target.any(dim=1) & valid
         chosen = target.gather(1, logits.argmax(dim=1, keepdim=True)).squeeze(1)
         if valid is not None:
             chosen = chosen[valid]
         # Not in place: a state that was reset in inference mode may only be replaced outside it.
         self.score = self.score + (chosen.float() * SOFT_SCORE_UNITS).round().long().sum()
         self.answered = self.answered + len(chosen)
+        self.answerable = self.answerable + known.sum()
 
     def compute(self) -> dict[str, Tensor]:
-        """`accuracy`, from 0 to 1; empty if nothing was answered."""
+        """`accuracy`, from 0 to 1; empty if nothing was answered.
+
+        Raises:
+            ValueError: no answer could be right, as where the true answers are not published.
+        """
         if not self.answered:
             return {}
+        if not self.answerable:
+            raise ValueError(
+                f"None of the {int(self.answered)} questions has an answer that the vocabulary "
+                "holds, so there is no accuracy: if their answers are kept secret, predict them "
+                "(`mhmoe-mm predict`)."
+            )
         mean = self.score.item() / SOFT_SCORE_UNITS / self.answered.item()
         return {"accuracy": torch.tensor(mean)}

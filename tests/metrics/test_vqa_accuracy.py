@@ -128,3 +128,13 @@ def test_soft_scores_are_those_of_the_largest_logits():
     for rows in torch.arange(13).split(3):
         metric.update(logits[rows], target[rows], valid[rows])
     assert metric.compute()["accuracy"].item() == pytest.approx(sum(slow) / 11, abs=1e-6)
+
+
+def test_questions_without_known_answers_have_no_accuracy():
+    metric = SoftScore()
+    logits, target = torch.eye(3), torch.tensor([[0.0, 0.3, 0.0], [0.0] * 3, [0.0] * 3])
+    metric.update(logits, target, torch.tensor([False, True, True]))
+    with pytest.raises(ValueError, match="None of the 2 questions has an answer"):
+        metric.compute()
+    metric.update(logits, target)
+    assert metric.compute()["accuracy"] == 0
