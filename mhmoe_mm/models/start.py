@@ -69,16 +69,18 @@ def _outside_sparse_layers(module: nn.Module) -> Iterator[nn.Module]:
 def _last_maps(module: nn.Module) -> Iterator[Tensor]:
     """The weights that what a block adds comes from, one of each branch."""
     if isinstance(module, Attention):
-        yield from (out.weight for out in module.out.values())
+        yield from (out.get_parameter("weight") for out in module.out.values())
     elif isinstance(module, GeluFFN):
         yield module.down.weight
-    elif isinstance(module, MHMoE):
-        last = [*module.merge_proj][-1:]
-        yield from (merge.weight for merge in last) if last else _last_maps(module.moe)
-        yield from _last_maps(module.shared) if module.shared is not None else ()
-    elif isinstance(module, SparseMoE):
-        yield module.experts.w_out
-        yield from _last_maps(module.shared) if module.shared is not None else ()
+    elif isinstance(module, SparseMoE | MHMoE):
+        if isinstance(module, SparseMoE):
+            yield module.experts.get_parameter("w_out")
+        elif len(module.merge_proj):
+            yield module.merge_proj[-1].get_parameter("weight")
+        else:
+            yield from _last_maps(module.moe)
+        if module.shared is not None:
+            yield from _last_maps(module.shared)
     else:
         for child in module.children():
             yield from _last_maps(child)
