@@ -107,8 +107,8 @@ def carry_out(cell: Cell, threads: int) -> dict[str, Any]:
         run = _program(cell, "fit", options, f"stage-{number}", threads)
         minutes.append((time.monotonic() - begin) / 60)
         checkpoint = str(run / "checkpoints" / "last.ckpt")
-    options = [*cell.stages[-1], *cell.test, "--ckpt_path", checkpoint]
-    options = _without_start(options)
+    options = [word.replace("{previous}", checkpoint) for word in (*cell.stages[-1], *cell.test)]
+    options += ["--ckpt_path", checkpoint]  # which comes before what a model starts from
     run = _program(cell, "test", options, "test", threads)
     result = {
         "model": cell.model,
@@ -121,14 +121,6 @@ def carry_out(cell: Cell, threads: int) -> dict[str, Any]:
     }
     write_text(cell.result, json.dumps(result, indent=1))
     return result
-
-
-def _without_start(options: list[str]) -> list[str]:
-    """The options less `--model.init_from {previous}`: a test starts from its own checkpoint."""
-    while "--model.init_from" in options:
-        at = options.index("--model.init_from")
-        options = options[:at] + options[at + 2 :]
-    return options
 
 
 def _program(cell: Cell, command: str, options: list[str], part: str, threads: int) -> Path:

@@ -4,11 +4,12 @@
 name: easy_vqa
 seeds: [0, 1, 2]
 stages:                      # options of one `mhmoe-mm fit`, or of several in a row, for all models
-  - --config conf/trainer/cpu.yaml --config conf/runs/easy_vqa.yaml
-  - --config conf/trainer/cpu.yaml --config conf/runs/vqa.yaml --model.init_from {previous}
-models:                      # what each adds to every stage; null: the model leaves the stage out
-  MH-MoE: ["--model.net conf/nets/mini.yaml", "--model.net conf/nets/mini.yaml"]
-  from scratch: [null, "--model.init_from null"]
+  - --config conf/trainer/cpu.yaml --config conf/runs/pretrain.yaml
+  - --config conf/trainer/cpu.yaml --config conf/runs/vqa.yaml
+models:                      # what each adds to every stage; null leaves the stage out
+  pretrained: ["", "--model.init_from {previous}"]
+  from scratch: [null, ""]
+  dense, from scratch: [null, "--model.net conf/nets/mini_dense.yaml"]
 test: --data.test.batch_size 500        # what only the test gets
 metrics: {test/accuracy: accuracy}      # key of test.json: heading
 chance: {test/accuracy: 0.67}           # what guessing scores, by key; may be left out
