@@ -136,14 +136,17 @@ def test_an_image_is_the_same_in_every_form(model, tmp_path):
         noise[::-1][::-1],
     ]
     vectors = model("retrieval").embed_image(forms)
-    assert all(torch.equal(vector, vectors[0]) for vector in vectors)
+    # Not to the last bit: with several threads a row's place in its batch matters there.
+    torch.testing.assert_close(vectors, vectors[:1].expand_as(vectors), atol=1e-5, rtol=0)
 
 
 def test_what_is_transparent_is_white(model):
     clear = Image.new("RGBA", (9, 9), (3, 200, 7, 0))
     white = Image.new("RGB", (9, 9), "white")
     vectors = model("retrieval").embed_image([clear, white])
-    assert torch.equal(vectors[0], vectors[1])
+    torch.testing.assert_close(vectors[0], vectors[1], atol=1e-5, rtol=0)
+    grey = model("retrieval").embed_image(Image.new("RGB", (9, 9), "grey"))[0]
+    assert (vectors[1] - grey).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("name", ["vqa", "retrieval", "captioning", "classification", "nlvr2"])
