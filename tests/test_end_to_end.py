@@ -72,6 +72,7 @@ def test_vqav2_reports_what_the_official_program_would_of_the_file(fitted):
         type(row["question_id"]) is int and row.keys() == {"question_id", "answer"}
         for row in results
     )
+    assert len({row["answer"] for row in results}) > 1
     assert {row["answer"] for row in results} <= set(vocabulary)
     annotations = published(project.raw / "v2_mscoco_val2014_annotations.json")["annotations"]
     assert sorted(row["question_id"] for row in results) == sorted(
@@ -157,6 +158,7 @@ def test_coco_captions_reports_the_scores_of_the_captions_in_the_file(fitted):
     assert all(row.keys() == {"image_id", "caption"} for row in results)
     assert all(type(row["image_id"]) is int and type(row["caption"]) is str for row in results)
     assert all(row["caption"] for row in results)
+    assert len({row["caption"] for row in results}) > 1
 
     scores = CaptionScores()
     ids = [row["image_id"] for row in results]
