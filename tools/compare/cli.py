@@ -59,6 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
+def num_cpus() -> int:
+    """The CPUs that this process may use, under `taskset` fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _run(
     comparison: Comparison, seeds: Sequence[int], models: Sequence[str], given: argparse.Namespace
 ) -> tuple[Results, int]:
@@ -67,7 +74,7 @@ def _run(
     there = {cell: result for cell in everything if (result := finished(cell))}
     todo = [cell for cell in everything if cell not in there]
     print(f"{len(everything)} runs, of which {len(there)} are finished", flush=True)
-    threads = max(1, (os.cpu_count() or 1) // given.jobs)
+    threads = max(1, num_cpus() // given.jobs)
     failed = 0
     with ThreadPoolExecutor(given.jobs) as pool:
         running = {pool.submit(carry_out, cell, threads): cell for cell in todo}
