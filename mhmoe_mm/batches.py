@@ -137,6 +137,28 @@ class ClassBatch(NamedTuple):
     key: list[str]
 
 
+class LanguageBatch(NamedTuple):
+    """Rows cut from a stream of documents, every token with the one that follows it."""
+
+    token: Tensor
+    """int64 (batch seq)."""
+    target: Tensor
+    """int64 (batch seq), the next token of the stream; `IGNORED` where none is predicted."""
+    document: Tensor
+    """int64 (batch seq), the number of the token's document within its row, from 0 and never
+    falling; for networks that must not look from one document into another.
+    """
+    num_bytes: Tensor
+    """int64 (batch), UTF-8 bytes of the text that the row's targets spell."""
+    language: Tensor
+    """int64 (batch), the position of the row's language in `languages`."""
+    languages: tuple[str, ...]
+    """Codes of all languages of the data, the same in every batch of a run."""
+    valid: Tensor
+    key: list[str]
+    """Where each row came from: source and number."""
+
+
 def normalized(pixel: Tensor, mean: float = 0.5, std: float = 0.5) -> Tensor:
     """Pixels as the networks read them: uint8 (batch 3 height width) to float32, `(pixel / 255 -
     mean) / std`.
