@@ -13,6 +13,7 @@ import torch.distributed as dist
 from mhmoe_mm.metrics.captions import CaptionScores
 from mhmoe_mm.metrics.nlvr2 import Nlvr2Accuracy
 from mhmoe_mm.metrics.recall import RetrievalRecall
+from mhmoe_mm.metrics.text_score import TextScore
 from mhmoe_mm.metrics.vqa_accuracy import Annotation, SoftScore, VqaAccuracy
 
 COUNT, BATCH = 23, 3
@@ -36,6 +37,10 @@ def update(name, metric, rows, valid):
     elif name == "nlvr2":
         names = [f"dev-{i // 5}-{i % 5}-0" for i in rows]
         metric.update((number % 7 > 0).long(), torch.ones_like(number), names, valid)
+    elif name == "text":
+        language = [("en", "de", "cs")[i % 3] for i in rows]
+        names = [f"row {i}" for i in rows]
+        metric.update(number * 0.7 + 1, number + 1, number * 3 + 1, language, names, valid)
     elif name == "vqa":
         people = [tuple(words(*(i * j for j in range(10)))) for i in rows]
         kinds = [
@@ -53,6 +58,7 @@ def figures(mine):
     metrics = {
         "recall": RetrievalRecall(), "soft": SoftScore(), "nlvr2": Nlvr2Accuracy(),
         "vqa": VqaAccuracy(), "captions": CaptionScores(),
+        "text": TextScore(),
     }  # fmt: skip
     for start in range(0, len(mine), BATCH):
         rows = mine[start : start + BATCH]
