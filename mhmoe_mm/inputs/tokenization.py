@@ -58,6 +58,13 @@ class Tokenizer:
         words = [i if word is None else word for i, word in enumerate(encoding.word_ids)]
         return [self.bos, *ids, self.eos], [-1, *words[: max_tokens - 2], -1]
 
+    def encode_whole(self, text: str) -> tuple[list[int], list[int]]:
+        """(ids of all of a text without special tokens, how many of its characters have been read
+        once each of them has).
+        """
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        return encoding.ids, [end for _, end in encoding.offsets]
+
     def decode(self, ids: list[int]) -> str:
         """The text of ids, without special tokens."""
         return self._tokenizer.decode(ids, skip_special_tokens=True)

@@ -15,6 +15,14 @@ def test_a_text_is_framed_and_cut_to_its_length(tokenizer_path):
     assert tokenizer.encode("a red star", 4) == [*ids[:3], tokenizer.eos]
 
 
+def test_a_whole_text_is_its_tokens_alone_with_the_characters_read_so_far(tokenizer_path):
+    tokenizer = Tokenizer(tokenizer_path)
+    ids, ends = tokenizer.encode_whole("a  red </s> star")
+    assert ids == tokenizer.encode("a  red </s> star", 64)[1:-1]
+    assert ends == [1, 6, 9, 10, 11, 16]
+    assert tokenizer.encode_whole("") == ([], [])
+
+
 def test_special_tokens_written_in_a_text_are_plain_text(tokenizer_path):
     tokenizer = Tokenizer(tokenizer_path)
     ids = tokenizer.encode("red </s> <mask> star <pad>", 64)
