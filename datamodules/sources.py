@@ -137,11 +137,11 @@ def _local(part: str, pattern: str) -> list[str]:
         found = sorted(base.glob(str(Path(*path.parts[depth:])))) if wild else []
         found = [shard for shard in found if shard.suffix == ".tar"]
     if not found:
-        raise ShardError(f"No shards match {pattern!r}: {_nearby(path)}")
+        raise ShardError(f"No shards match {pattern!r}: {nearby(path)}")
     return [str(shard) for shard in found]
 
 
-def _nearby(path: Path) -> str:
+def nearby(path: Path) -> str:
     """What exists where a pattern was looked for, as the end of a sentence."""
     if path.is_dir():
         content = _names(path)

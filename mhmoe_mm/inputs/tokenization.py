@@ -1,11 +1,19 @@
 """Text to token ids, by a `tokenizer.json` of the `tokenizers` library."""
 
 import hashlib
+import json
+import re
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer as FastTokenizer
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+BLANK = "\u2581"
+"""A blank, as SentencePiece writes it in its tokens."""
+BYTE = re.compile("<0x[0-9A-F]{2}>")
+"""A single byte, in the vocabularies that have one for each."""
 
 
 class Tokenizer:
@@ -65,6 +73,37 @@ class Tokenizer:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         return encoding.ids, [end for _, end in encoding.offsets]
 
+    def encode_documents(self, texts: list[str]) -> list[list[int]]:
+        """The tokens of each text, all of them, without `<s>` and `</s>`."""
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def encode_document(self, text: str) -> list[int]:
+        """The tokens of a text, all of them, without `<s>` and `</s>`."""
+        return self.encode_documents([text])[0]
+
+    @cached_property
+    def token_bytes(self) -> list[int]:
+        """By id, how many bytes of UTF-8 it spells; 0 for special tokens and ids without a token.
+
+        A letter of a byte-level tokenizer stands for one byte. In others the bytes of a token are
+        those of its letters, with a blank for the mark of SentencePiece.
+        """
+        content = json.loads(self.content)
+        parts = [content.get("pre_tokenizer"), content.get("decoder")]
+        byte_level = any("ByteLevel" in _types(part) for part in parts)
+        lengths = [0] * self.vocab_size
+        for piece, number in self._tokenizer.get_vocab(with_added_tokens=True).items():
+            if number in self.specials:
+                continue
+            if byte_level:
+                lengths[number] = len(piece)
+            elif content["model"].get("byte_fallback") and BYTE.fullmatch(piece):
+                lengths[number] = 1
+            else:
+                lengths[number] = len(piece.replace(BLANK, " ").encode())
+        return lengths
+
     def decode(self, ids: list[int]) -> str:
         """The text of ids, without special tokens."""
         return self._tokenizer.decode(ids, skip_special_tokens=True)
@@ -77,3 +116,11 @@ def _content(path: Path) -> bytes:
             "`python -m tools.train_tokenizer`."
         )
     return path.read_bytes()
+
+
+def _types(part: Any) -> set[str]:
+    """The names of the steps that a part of a tokenizer consists of."""
+    if isinstance(part, dict):
+        nested = [_types(value) for value in part.values() if isinstance(value, dict | list)]
+        return {str(part.get("type"))}.union(*nested)
+    return set().union(*map(_types, part)) if isinstance(part, list) else set()

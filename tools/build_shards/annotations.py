@@ -51,7 +51,7 @@ def hashes(paths: Iterable[Path]) -> dict[str, str]:
 
 def read_json(path: Path) -> Any:
     """A whole JSON file; InputError with line and column where it is broken."""
-    return _parsed(_text(path), str(path))
+    return parsed_json(_text(path), str(path))
 
 
 def read_json_lines(path: Path, problems: Problems) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -61,7 +61,7 @@ def read_json_lines(path: Path, problems: Problems) -> Iterator[tuple[str, Mappi
         if not line.strip():
             continue
         try:
-            record = _parsed(line, where)
+            record = parsed_json(line, where)
         except InputError as error:
             problems.add(where, str(error))
             continue
@@ -124,7 +124,7 @@ def _text(path: Path) -> str:
         raise InputError(f"{path} is not UTF-8 (byte {error.start}).") from error
 
 
-def _parsed(text: str, where: str) -> Any:
+def parsed_json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
