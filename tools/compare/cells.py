@@ -10,15 +10,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from mhmoe_mm.callbacks.run_folder import write_text
 from mhmoe_mm.command_line.sources import Sources
-from tools.compare.comparison import Comparison
+from tools.compare.comparison import Comparison, folder_name
 
 PROGRAM = (sys.executable, "-c", "from mhmoe_mm.cli import main; main()")
+MEASURED = ("--trainer.callbacks+", "mhmoe_mm.callbacks.resources.Resources")
+"""What every training gets besides, so that its time and memory are known."""
 
 
 class CellError(Exception):
@@ -50,6 +52,24 @@ class Cell:
         """Written last: a cell that has it is finished."""
         return self.runs / self.name / "result.json"
 
+    @property
+    def last_stage(self) -> Path:
+        """The folder of the last training."""
+        return self.runs / self.name / f"stage-{len(self.stages)}" / "version_0"
+
+
+class Place(NamedTuple):
+    """What one run at a time has of the machine."""
+
+    threads: int
+    gpu: str | None = None
+    """As CUDA_VISIBLE_DEVICES names it; None leaves the choice to the run."""
+
+
+def model_folder(runs: Path, comparison: str, model: str) -> Path:
+    """Where everything of a model lies."""
+    return runs / comparison / folder_name(model)
+
 
 def cells(
     comparison: Comparison, seeds: Sequence[int], models: Sequence[str], runs: Path
@@ -62,7 +82,7 @@ def cells(
             comparison.models[model],
             comparison.test,
             runs,
-            f"{comparison.name}/{model.lower().replace(' ', '-').replace('/', '-')}/seed-{seed}",
+            f"{comparison.name}/{folder_name(model)}/seed-{seed}",
         )
         for seed in seeds
         for model in models
@@ -90,45 +110,50 @@ def finished(cell: Cell) -> dict[str, Any] | None:
     return there if there["asked"] == asked(cell) else None
 
 
-def carry_out(cell: Cell, threads: int) -> dict[str, Any]:
+def carry_out(cell: Cell, where: Place) -> dict[str, Any]:
     """Train and test a cell from the beginning; its result.
 
     Raises:
         CellError: a command failed.
     """
-    place = cell.runs / cell.name
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
+    folder = cell.runs / cell.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     begun = asked(cell)
-    checkpoint, minutes = "", []
+    checkpoint, minutes, resources = "", [], []
     for number, stage in enumerate(cell.stages, start=1):
         options = [word.replace("{previous}", checkpoint) for word in stage]
         begin = time.monotonic()
-        run = _program(cell, "fit", options, f"stage-{number}", threads)
+        run = _program(cell, "fit", [*options, *MEASURED], f"stage-{number}", where)
         minutes.append((time.monotonic() - begin) / 60)
+        measured = run / "resources.json"
+        resources.append(json.loads(measured.read_text()) if measured.exists() else None)
         checkpoint = str(run / "checkpoints" / "last.ckpt")
     options = [word.replace("{previous}", checkpoint) for word in (*cell.stages[-1], *cell.test)]
     options += ["--ckpt_path", checkpoint]  # which comes before what a model starts from
-    run = _program(cell, "test", options, "test", threads)
+    run = _program(cell, "test", options, "test", where)
     result = {
         "model": cell.model,
         "seed": cell.seed,
         "asked": begun,
         "checkpoint": checkpoint,
         "minutes": minutes,
-        "threads": threads,
+        "threads": where.threads,
+        "resources": resources,
         "metrics": json.loads((run / "test.json").read_text())["metrics"],
     }
     write_text(cell.result, json.dumps(result, indent=1))
     return result
 
 
-def _program(cell: Cell, command: str, options: list[str], part: str, threads: int) -> Path:
+def _program(cell: Cell, command: str, options: list[str], part: str, where: Place) -> Path:
     """Run `mhmoe-mm`; the folder that it wrote to."""
     name = f"{cell.name}/{part}"
     own = ["--name", name, "--seed_everything", str(cell.seed)]
     own += ["--trainer.default_root_dir", str(cell.runs)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(where.threads)}
+    if where.gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = where.gpu
     log = cell.runs / cell.name / f"{part}.log"
     with log.open("w") as file:
         done = subprocess.run(

@@ -9,19 +9,26 @@ where it was stopped, and trains again only what was asked otherwise.
 
 import argparse
 import json
-import os
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from mhmoe_mm.callbacks.net_cost import NetCost
 from mhmoe_mm.callbacks.run_folder import write_text
 from mhmoe_mm.command_line.resume import RUNS
-from tools.compare.cells import CellError, carry_out, cells, finished
+from tools.compare.cells import Cell, CellError, carry_out, cells, finished
 from tools.compare.comparison import Comparison, read_comparison
-from tools.compare.report import Results, figure, markdown, table
+from tools.compare.curves import band, draw, logged
+from tools.compare.nets import write_nets
+from tools.compare.places import places
+from tools.compare.report import Results, costs_of, document, figure, table, verdict
+
+Found = Mapping[Cell, dict[str, Any]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,52 +51,93 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"{given.comparison} has no model {unknown[0]}; it has {there}.")
         if given.jobs < 1:
             raise ValueError(f"--jobs is at least 1, got {given.jobs}.")
+        comparison, planned = write_nets(comparison, given.runs)
     except ValueError as error:
         print(f"compare: error: {error}", file=sys.stderr)
         return 2
-    results, failed = _run(comparison, given.seeds or comparison.seeds, models, given)
+    for line in verdict(comparison, planned):
+        print(line, flush=True)
+    command = shlex.join(["python", "-m", "tools.compare", *(argv or sys.argv[1:])])
+    everything = cells(comparison, given.seeds or comparison.seeds, models, given.runs)
+
+    def report(found: Found, failures: Sequence[str]) -> None:
+        _write(comparison, everything, found, failures, planned, command, given.runs)
+
+    found, failures = _run(comparison, everything, given.jobs, report)
+    results = _in_order(everything, found)
     Console().print(table(comparison, results))
+    for line in verdict(comparison, costs_of(results, planned)):
+        print(line)
     folder = given.runs / comparison.name
-    if results:
-        write_text(folder / "results.json", json.dumps(results, indent=1))
-        write_text(folder / "results.md", markdown(comparison, results))
-        print(f"The figures are in {folder}/results.json, the table in results.md.")
-    if failed:
-        print(f"{failed} of {failed + len(results)} runs failed; their logs say why.")
-    return 1 if failed else 0
-
-
-def num_cpus() -> int:
-    """The CPUs that this process may use, under `taskset` fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    print(f"The report is {folder}/results.md, the figures are in results.json beside it.")
+    if failures:
+        print(f"{len(failures)} of {len(everything)} runs failed; their logs say why.")
+    return 1 if failures else 0
 
 
 def _run(
-    comparison: Comparison, seeds: Sequence[int], models: Sequence[str], given: argparse.Namespace
-) -> tuple[Results, int]:
-    """(the results in the order of the table, how many runs failed)."""
-    everything = cells(comparison, seeds, models, given.runs)
+    comparison: Comparison,
+    everything: Sequence[Cell],
+    jobs: int,
+    report: Callable[[Found, Sequence[str]], None],
+) -> tuple[Found, list[str]]:
+    """Carry out what is not finished and report after each run: (the results, what failed)."""
     there = {cell: result for cell in everything if (result := finished(cell))}
     todo = [cell for cell in everything if cell not in there]
     print(f"{len(everything)} runs, of which {len(there)} are finished", flush=True)
-    threads = max(1, num_cpus() // given.jobs)
-    failed = 0
-    with ThreadPoolExecutor(given.jobs) as pool:
-        running = {pool.submit(carry_out, cell, threads): cell for cell in todo}
+    failures: list[str] = []
+    free = places(jobs)
+
+    def in_a_place(cell: Cell) -> dict[str, Any]:
+        place = free.get()
+        try:
+            return carry_out(cell, place)
+        finally:
+            free.put(place)
+
+    report(there, failures)
+    with ThreadPoolExecutor(jobs) as pool:
+        running = {pool.submit(in_a_place, cell): cell for cell in todo}
         for done in as_completed(running):
             cell = running[done]
             try:
                 there[cell] = done.result()
             except CellError as error:
-                failed += 1
-                print(f"{cell.model}, seed {cell.seed}: {error}", file=sys.stderr, flush=True)
-                continue
-            figures = there[cell]["metrics"]
-            line = "  ".join(
-                f"{heading} {figure(figures.get(key))}"
-                for key, heading in comparison.metrics.items()
-            )
-            print(f"{cell.model}, seed {cell.seed}: {line}", flush=True)
-    return [there[cell] for cell in everything if cell in there], failed
+                failures.append(f"{cell.model}, seed {cell.seed}: {error}")
+                print(failures[-1], file=sys.stderr, flush=True)
+            else:
+                figures = there[cell]["metrics"].get
+                line = (
+                    f"{head} {figure(figures(key))}" for key, head in comparison.metrics.items()
+                )
+                print(f"{cell.model}, seed {cell.seed}: {'  '.join(line)}", flush=True)
+            report(there, failures)
+    return there, failures
+
+
+def _write(
+    comparison: Comparison,
+    everything: Sequence[Cell],
+    found: Found,
+    failures: Sequence[str],
+    planned: Mapping[str, NetCost],
+    command: str,
+    runs: Path,
+) -> None:
+    """`results.json`, `curves.png` and `results.md`, of what there is until now."""
+    folder = runs / comparison.name
+    results = _in_order(everything, found)
+    curves: dict[str, list] = {model: [] for model in comparison.models}
+    for cell in everything:
+        if cell in found:
+            curves[cell.model].append(logged(cell.last_stage, comparison.curve))
+    bands = {model: band(of_seeds) for model, of_seeds in curves.items()}
+    drawn = draw(bands, comparison.curve, comparison.name, folder / "curves.png")
+    costs = costs_of(results, planned)
+    text = document(comparison, results, costs, command, drawn, failures)
+    write_text(folder / "results.json", json.dumps(results, indent=1))
+    write_text(folder / "results.md", text)
+
+
+def _in_order(everything: Sequence[Cell], found: Found) -> Results:
+    return [found[cell] for cell in everything if cell in found]
