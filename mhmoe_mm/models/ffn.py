@@ -30,3 +30,27 @@ class GeluFFN(nn.Module):
     ) -> tuple[Float[Tensor, "batch seq dim"], None]:
         """`keep` and `kinds` are for routers; a dense net has none, and no load."""
         return self.down(self.sub_norm(F.gelu(self.up(x)))), None
+
+
+class SwiGLUFFN(nn.Module):
+    """A gated net without biases: `down(silu(gate(x)) * up(x))`.
+
+    `hidden` is 8 / 3 × dim unless given, which makes three matrices as large as the two of a net
+    with 4 × dim. Source: https://arxiv.org/abs/2002.05202.
+    """
+
+    def __init__(self, dim: int, hidden: int | None = None):
+        super().__init__()
+        hidden = 8 * dim // 3 if hidden is None else hidden
+        self.gate = linear(dim, hidden, bias=False)
+        self.up = linear(dim, hidden, bias=False)
+        self.down = linear(hidden, dim, bias=False)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch seq dim"],
+        keep: Bool[Tensor, "batch seq"] | None = None,
+        kinds: Kinds | None = None,
+    ) -> tuple[Float[Tensor, "batch seq dim"], None]:
+        """`keep` and `kinds` are for routers; a dense net has none, and no load."""
+        return self.down(F.silu(self.gate(x)) * self.up(x)), None

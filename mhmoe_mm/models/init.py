@@ -16,11 +16,12 @@ def start_small(weight: Tensor) -> None:
     nn.init.trunc_normal_(weight, std=STD, a=-2 * STD, b=2 * STD)
 
 
-def linear(dim_in: int, dim_out: int) -> nn.Linear:
-    """A linear map with bias that starts small."""
-    module = nn.Linear(dim_in, dim_out)
+def linear(dim_in: int, dim_out: int, bias: bool = True) -> nn.Linear:
+    """A linear map that starts small."""
+    module = nn.Linear(dim_in, dim_out, bias=bias)
     start_small(module.weight)
-    nn.init.zeros_(module.bias)
+    if bias:
+        nn.init.zeros_(module.bias)
     return module
 
 

@@ -5,15 +5,16 @@ and what tokens are is lost among what blocks add: such a network reads the ques
 before it looks at the image (figures in `docs/log.md`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mhmoe_mm.models.attention import Attention
 from mhmoe_mm.models.block import Block
+from mhmoe_mm.models.causal_attention import CausalAttention
 from mhmoe_mm.models.embeddings import ImageEmbedding, TextEmbedding
-from mhmoe_mm.models.ffn import GeluFFN
+from mhmoe_mm.models.ffn import GeluFFN, SwiGLUFFN
 from mhmoe_mm.moe.mh_moe import MHMoE, SparseMoE
 
 
@@ -51,10 +52,19 @@ class UnitStart:
             elif isinstance(module, TextEmbedding):
                 nn.init.normal_(module.token.weight)
                 nn.init.normal_(module.position, std=self.position)
-        blocks = [module for module in net.modules() if isinstance(module, Block)]
-        for block in blocks:
-            for weight in _last_maps(block):
-                weight.mul_((2 * len(blocks)) ** -0.5)
+        scale_last_maps([module for module in net.modules() if isinstance(module, Block)])
+
+
+@torch.no_grad()
+def scale_last_maps(blocks: Sequence[nn.Module] | nn.ModuleList) -> None:
+    """Make what all blocks of a network add together as large as what one added before.
+
+    The last map of each attention and feed-forward net is scaled by `(2 * blocks) ** -0.5`, in
+    place.
+    """
+    for block in blocks:
+        for weight in _last_maps(block):
+            weight.mul_((2 * len(blocks)) ** -0.5)
 
 
 def _outside_sparse_layers(module: nn.Module) -> Iterator[nn.Module]:
@@ -70,7 +80,9 @@ def _last_maps(module: nn.Module) -> Iterator[Tensor]:
     """The weights that what a block adds comes from, one of each branch."""
     if isinstance(module, Attention):
         yield from (out.get_parameter("weight") for out in module.out.values())
-    elif isinstance(module, GeluFFN):
+    elif isinstance(module, CausalAttention):
+        yield module.out.weight
+    elif isinstance(module, GeluFFN | SwiGLUFFN):
         yield module.down.weight
     elif isinstance(module, SparseMoE | MHMoE):
         if isinstance(module, SparseMoE):

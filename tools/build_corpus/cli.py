@@ -1,7 +1,6 @@
 """The command line of build_corpus."""
 
 import argparse
-import re
 from pathlib import Path
 
 from rich.console import Console
@@ -9,7 +8,8 @@ from rich.table import Table
 
 from mhmoe_mm.inputs.tokenization import Tokenizer
 from tools.build_corpus.build import Card, Input, Options, Shares, build
-from tools.build_corpus.documents import Reading, Skipped
+from tools.build_corpus.documents import Skipped
+from tools.build_corpus.options import add_reading_options, named_file, reading_of
 from tools.build_shards.errors import InputError, run_reporting
 from tools.build_shards.source import SPLITS
 
@@ -23,7 +23,6 @@ DIR/card.json, which is written last.
 Reads .txt and .jsonl, also with .gz or .zst behind, and .parquet; a text file may also be named by
 its language, like train.en.gz. The same inputs and options give the same bytes."""
 INTERRUPTED = "Interrupted; no card was written, and the same command begins anew."
-LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,8 +39,7 @@ def _run(arguments: argparse.Namespace) -> int:
         tokenizer = Tokenizer(arguments.tokenizer)
     except ValueError as error:
         raise InputError(str(error)) from error
-    reading = Reading(arguments.field, arguments.whole_files)
-    options = Options(reading, shares, arguments.overwrite)
+    options = Options(reading_of(arguments), shares, arguments.overwrite)
     skipped = Skipped(arguments.on_error == "skip")
     card = build(inputs, arguments.out, tokenizer, options, skipped)
     print_card(card, arguments.out)
@@ -50,16 +48,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _inputs(given: list[str] | None, split: str) -> list[Input]:
     """`en=FILE de=FILE` of a split."""
-    inputs = []
-    for text in given or ():
-        language, equals, path = text.partition("=")
-        if not equals or not LANGUAGE.fullmatch(language):
-            raise InputError(
-                f"--{split} {text}: give LANGUAGE=FILE, where LANGUAGE is a code like en or pt-BR"
-                " (und where it is not known)."
-            )
-        inputs.append(Input(split, language, Path(path)))
-    return inputs
+    return [Input(split, *named_file(text, f"--{split} ")) for text in given or ()]
 
 
 def _check(inputs: list[Input], shares: Shares) -> None:
@@ -124,8 +113,6 @@ def _parser() -> argparse.ArgumentParser:
             metavar="LANGUAGE=FILE",
             help=f"documents of {split}; a language may have several files",
         )
-    add("--field", default="text", help="of a JSON line, or column of parquet (default text)")
-    add("--whole-files", action="store_true", help="a .txt is one document, not one a line")
     add(
         "--val-share",
         type=float,
@@ -141,11 +128,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="the last SHARE of the letters of every training document becomes val",
     )
-    add(
-        "--on-error",
-        choices=("refuse", "skip"),
-        default="refuse",
-        help="skip counts and lists what is empty, broken or not UTF-8 (default refuse)",
-    )
+    add_reading_options(parser)
     add("--overwrite", action="store_true", help="replace a corpus that is already in the folder")
     return parser

@@ -1,0 +1,245 @@
+"""The causal decoder of language models: pre-norm layers, dense or sparse, tied embeddings.
+
+    token -> embedding -> [x + attention(norm(x)), x + ffn(norm(x))] * layers -> norm -> hidden
+                                                   |                                      |
+                                                   v                     hidden @ embedding.T
+                                                 loads
+
+What the papers train it as:
+
+                     norm        positions   feed-forward net      biases, sub-norm
+    first paper      LayerNorm   rotary      GELU, sub-norm        yes      https://arxiv.org/abs/2404.15045
+    second paper     RMSNorm     rotary      SwiGLU                no       https://arxiv.org/abs/2411.16205
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mhmoe_mm.models.attention import Past
+from mhmoe_mm.models.causal_attention import CausalAttention
+from mhmoe_mm.models.ffn import SwiGLUFFN
+from mhmoe_mm.models.init import start_small
+from mhmoe_mm.models.positions import Positions, RotaryPositions, Rotation
+from mhmoe_mm.models.start import scale_last_maps
+from mhmoe_mm.moe.routing import Kinds, Load, Router
+
+RMS_NORM = partial(nn.RMSNorm, eps=1e-5)
+
+
+class Decoded(NamedTuple):
+    """What the decoder makes of its tokens."""
+
+    hidden: Float[Tensor, "batch seq dim"]
+    """At padding a finite number that means nothing."""
+    loads: dict[str, Load]
+    """The load of every sparse layer, by its module path in the network."""
+
+
+class DecoderLayer(nn.Module):
+    """`x + attention(norm(x))`, then `x + ffn(norm(x))`; keeps nothing."""
+
+    def __init__(
+        self,
+        attention_norm: nn.Module,
+        attention: CausalAttention,
+        ffn_norm: nn.Module,
+        ffn: nn.Module,
+    ):
+        super().__init__()
+        self.attention_norm, self.attention = attention_norm, attention
+        self.ffn_norm, self.ffn = ffn_norm, ffn
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch seq dim"],
+        rotation: Rotation | None,
+        mask: Bool[Tensor, "#batch #heads #queries keys"] | None,
+        keep: Bool[Tensor, "batch seq"] | None,
+        kinds: Kinds | None,
+        past: Past | None = None,
+    ) -> tuple[Float[Tensor, "batch seq dim"], Load | None]:
+        """The new tokens, and the load of the feed-forward net if it is sparse."""
+        x = x + self.attention(self.attention_norm(x), rotation, mask, past)
+        y, load = self.ffn(self.ffn_norm(x), keep, kinds)
+        return x + y, load
+
+
+class Decoder(nn.Module):
+    """A causal transformer; embeddings and output share their weights.
+
+    Matrices start normal with standard deviation 0.02, experts as their own layer starts them; the
+    last map of what each layer adds is then scaled by `(2 num_layers) ** -0.5`, as in GPT-2.
+
+    Args:
+        vocab_size: tokens of the vocabulary.
+        dim, num_layers, num_heads: width, depth, heads of the attention.
+        max_text: longest text, in tokens.
+        dense: makes a feed-forward net from (dim).
+        sparse: makes a sparse layer from (dim); None: all layers are dense.
+        sparse_every: every so manieth layer is sparse: 2 for layers 1, 3, 5, ..., from 0.
+        positions: makes the positions from (dim, num_heads, max_text).
+        norm: makes a norm from (dim).
+        attention: makes the attention from (dim, num_heads).
+
+    Raises:
+        ValueError: a number that cannot be, or a router that looks at tokens that are yet to come.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        dim: int = 768,
+        num_layers: int = 12,
+        num_heads: int = 12,
+        max_text: int = 1024,
+        dense: Callable[[int], nn.Module] = SwiGLUFFN,
+        sparse: Callable[[int], nn.Module] | None = None,
+        sparse_every: int = 2,
+        positions: Callable[[int, int, int], Positions] = RotaryPositions,
+        norm: Callable[[int], nn.Module] = RMS_NORM,
+        attention: Callable[[int, int], CausalAttention] = CausalAttention,
+    ):
+        super().__init__()
+        if sparse_every < 1:
+            raise ValueError(
+                f"sparse_every is 1 (every layer is sparse) or more, got {sparse_every}: "
+                "for a network without sparse layers leave out `sparse`."
+            )
+        self.vocab_size, self.dim, self.max_text = vocab_size, dim, max_text
+        self.token_embedding = nn.Embedding(vocab_size, dim)
+        self.positions = positions(dim, num_heads, max_text)
+        is_sparse = [sparse is not None and (i + 1) % sparse_every == 0 for i in range(num_layers)]
+        self.layers = nn.ModuleList(
+            DecoderLayer(
+                norm(dim),
+                attention(dim, num_heads),
+                norm(dim),
+                sparse(dim) if sparse is not None and here else dense(dim),
+            )
+            for here in is_sparse
+        )
+        self.norm = norm(dim)
+        check_looks_back(self)
+        start_small(self.token_embedding.weight)
+        scale_last_maps(self.layers)
+
+    @property
+    def output_weight(self) -> Float[Tensor, "vocab dim"]:
+        """What hidden vectors are multiplied with to score the vocabulary: the embeddings."""
+        return self.token_embedding.weight
+
+    def scores(self, hidden: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows vocab"]:
+        """Logits of the next token."""
+        return F.linear(hidden, self.output_weight)
+
+    def forward(
+        self,
+        token: Int[Tensor, "batch seq"],
+        document: Int[Tensor, "batch seq"] | None = None,
+        keep: Bool[Tensor, "batch seq"] | None = None,
+        kinds: Kinds | None = None,
+        past: Sequence[Past] | None = None,
+    ) -> Decoded:
+        """Read the tokens, each after those before it.
+
+        Args:
+            token: ids below `vocab_size`.
+            document: numbers that never fall; a token looks at tokens of its own document only,
+                whose positions begin at 0. None: all are one document.
+            keep: false at padding, in front or behind, which no token looks at and no expert
+                receives. Positions do not count it. None: there is none.
+            kinds: what each token is (a language), to tell loads apart.
+            past: one for every layer; each takes up the keys and values of what its layer reads,
+                and the next call with it goes on from there. Without documents; after the first
+                call all tokens are real.
+
+        Raises:
+            ValueError: a text longer than `max_text`, or `document` together with `past`.
+        """
+        seq, known = token.shape[1], 0
+        if past is not None and past[0].key is not None:
+            known = past[0].key.shape[2]
+        if known + seq > self.max_text:
+            raise ValueError(
+                f"The network reads texts of at most {self.max_text} tokens, got {known + seq}: "
+                "cut the texts, or build the network with a longer max_text."
+            )
+        if past is not None and (document is not None or keep is not None):
+            raise ValueError(
+                "Texts that are read on are one document without padding: leave `document` and "
+                "`keep` out, or `past`."
+            )
+        x = self.token_embedding(token)
+        place = self._places(token, document, keep) + known
+        added = self.positions.added(place)
+        if added is not None:
+            x = x + added
+        if keep is not None:
+            x = torch.where(keep[..., None], x, 0)
+        rotation = self.positions.rotation(place)
+        mask = self._mask(seq, known, document, keep, x.device)
+        loads: dict[str, Load] = {}
+        for number, layer in enumerate(self.layers):
+            own = None if past is None else past[number]
+            x, load = layer(x, rotation, mask, keep, kinds, own)
+            if load is not None:
+                loads[f"layers.{number}.ffn"] = load
+        return Decoded(self.norm(x), loads)
+
+    def _places(
+        self,
+        token: Int[Tensor, "batch seq"],
+        document: Int[Tensor, "batch seq"] | None,
+        keep: Bool[Tensor, "batch seq"] | None,
+    ) -> Int[Tensor, "batch seq"]:
+        """Each token's place in its document."""
+        if keep is None:
+            place = torch.arange(token.shape[1], device=token.device).expand_as(token)
+        else:
+            place = (keep.long().cumsum(dim=1) - 1).clamp(min=0)
+        if document is None:
+            return place
+        begins = F.pad(document.diff(dim=1) != 0, (1, 0))
+        return place - torch.where(begins, place, 0).cummax(dim=1).values
+
+    @staticmethod
+    def _mask(
+        seq: int,
+        known: int,
+        document: Int[Tensor, "batch seq"] | None,
+        keep: Bool[Tensor, "batch seq"] | None,
+        device: torch.device,
+    ) -> Bool[Tensor, "#batch 1 queries keys"] | None:
+        """Who may look at whom; None where that is: at all before."""
+        if not known and document is None and keep is None:
+            return None
+        mask = torch.ones(seq, known + seq, dtype=torch.bool, device=device).tril(known)[None, None]
+        if document is not None:
+            mask = mask & (document[:, None, :, None] == document[:, None, None, :])
+        if keep is not None:
+            # Padding sees itself, for a row of attention without any key is not a number.
+            itself = torch.eye(seq, dtype=torch.bool, device=device)
+            mask = (mask & keep[:, None, None, :]) | itself
+        return mask
+
+
+def check_looks_back(net: nn.Module) -> None:
+    """Refuse a network in which what experts read a token depends on tokens after it.
+
+    Raises:
+        ValueError: such a router, by name.
+    """
+    for name, module in net.named_modules():
+        if isinstance(module, Router) and not module.causal:
+            raise ValueError(
+                f"A causal decoder cannot use {name}, a {type(module).__name__} that looks at "
+                "tokens that are yet to come (expert choice, or a capacity that later tokens "
+                "compete for): use a router of single tokens without a capacity, such as "
+                "TopKRouter."
+            )
