@@ -60,7 +60,7 @@ def help_of(module: str) -> str:
 def check_module(module: str, options: list[str]) -> None:
     """A module can be run, and knows the options; those of a subcommand are left to its tests."""
     text = help_of(module)
-    if options and not options[0].startswith("-") and re.search(r"\{[\w,-]+\}", text):
+    if options and not options[0].startswith("-") and text.split("\n\n")[0].endswith("..."):
         assert options[0] in text
         return
     for option in options:

@@ -13,7 +13,6 @@ What the papers train it as:
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -29,7 +28,12 @@ from mhmoe_mm.models.positions import Positions, RotaryPositions, Rotation
 from mhmoe_mm.models.start import scale_last_maps
 from mhmoe_mm.moe.routing import Kinds, Load, Router
 
-RMS_NORM = partial(nn.RMSNorm, eps=1e-5)
+
+class RMSNorm(nn.RMSNorm):
+    """torch's RMSNorm with the papers' epsilon."""
+
+    def __init__(self, dim: int, eps: float = 1e-5):
+        super().__init__(dim, eps)
 
 
 class Decoded(NamedTuple):
@@ -102,7 +106,7 @@ class Decoder(nn.Module):
         sparse: Callable[[int], nn.Module] | None = None,
         sparse_every: int = 2,
         positions: Callable[[int, int, int], Positions] = RotaryPositions,
-        norm: Callable[[int], nn.Module] = RMS_NORM,
+        norm: Callable[[int], nn.Module] = RMSNorm,
         attention: Callable[[int, int], CausalAttention] = CausalAttention,
     ):
         super().__init__()
