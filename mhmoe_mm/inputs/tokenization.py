@@ -78,10 +78,6 @@ class Tokenizer:
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
-    def encode_document(self, text: str) -> list[int]:
-        """The tokens of a text, all of them, without `<s>` and `</s>`."""
-        return self.encode_documents([text])[0]
-
     @cached_property
     def token_bytes(self) -> list[int]:
         """By id, how many bytes of UTF-8 it spells; 0 for special tokens and ids without a token.

@@ -36,7 +36,7 @@ def predicted(row):
 
 def stream_of(texts, tokenizer):
     """The documents one after the other, the slow way."""
-    return [i for text in texts for i in [*tokenizer.encode_document(text), tokenizer.eos]]
+    return [i for ids in tokenizer.encode_documents(texts) for i in [*ids, tokenizer.eos]]
 
 
 def test_rows_in_order_predict_the_stream_each_token_from_the_one_before(

@@ -47,7 +47,8 @@ class Shares:
     val_tail: float = 0.0
 
     def __post_init__(self):
-        if not 0 <= self.val_tail < 1 or min(self.val, self.test) < 0 or self.val + self.test >= 1:
+        shares = (self.val, self.test, self.val + self.test, self.val_tail)
+        if not all(0 <= share < 1 for share in shares):
             raise InputError(
                 "--val-share, --test-share and --val-tail are shares of at least 0 that leave"
                 f" something to train on, got {self.val}, {self.test} and {self.val_tail}."
@@ -90,18 +91,11 @@ def build(
     for each in inputs:
         kind_of(each.path, each.language)
     _clear(out, options.overwrite)
-    splits: dict[str, dict[str, TokenRecord]] = {}
-    size = sum(each.path.stat().st_size for each in inputs)
-    with ProgressBar("corpus", max(size, 1), unit="bytes") as bar:
-        for language in dict.fromkeys(each.language for each in inputs):
-            own = [each for each in inputs if each.language == language]
-            texts = _texts(own, options, skipped, bar)
-            records = _write(texts, out, language, tokenizer)
-            for split in dict.fromkeys(each.split for each in own):
-                if split not in records:
-                    raise InputError(f"the files of {language} have no document for {split}.")
-            for split, record in records.items():
-                splits.setdefault(split, {})[language] = record
+    try:
+        splits = _write_all(inputs, out, tokenizer, options, skipped)
+    except BaseException:
+        _remove_files(out)  # what is whole in a corpus that is not
+        raise
     card = {
         "format": FORMAT,
         "tokenizer": {"sha256": tokenizer.sha256, "vocab_size": tokenizer.vocab_size},
@@ -117,6 +111,25 @@ def build(
     text = json.dumps(card, ensure_ascii=False, indent=1) + "\n"
     write_whole(out / "card.json", text.encode())
     return card
+
+
+def _write_all(
+    inputs: list[Input], out: Path, tokenizer: Tokenizer, options: Options, skipped: Skipped
+) -> dict[str, dict[str, TokenRecord]]:
+    """By split and language, the token files."""
+    splits: dict[str, dict[str, TokenRecord]] = {}
+    size = sum(each.path.stat().st_size for each in inputs)
+    with ProgressBar("corpus", max(size, 1), unit="bytes") as bar:
+        for language in dict.fromkeys(each.language for each in inputs):
+            own = [each for each in inputs if each.language == language]
+            texts = _texts(own, options, skipped, bar)
+            records = _write(texts, out, language, tokenizer)
+            for split in dict.fromkeys(each.split for each in own):
+                if split not in records:
+                    raise InputError(f"the files of {language} have no document for {split}.")
+            for split, record in records.items():
+                splits.setdefault(split, {})[language] = record
+    return splits
 
 
 def _texts(
@@ -191,6 +204,10 @@ def _clear(out: Path, overwrite: bool) -> None:
                 " --overwrite."
             )
         card.unlink()
+    _remove_files(out)
+
+
+def _remove_files(out: Path) -> None:
     for split in SPLITS:
         for pattern in (f"*{SUFFIX}", f"*{SUFFIX}.tmp"):
             for path in (out / split).glob(pattern):
