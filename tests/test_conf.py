@@ -13,12 +13,16 @@ from mhmoe_mm.command_line.command import Command
 from mhmoe_mm.command_line.program import build
 from mhmoe_mm.tasks.base import Task
 from tools.compare.comparison import read_comparison
+from tools.compare.nets import write_nets
+from tools.compare.report import verdict
 
 CONF = Path(__file__).parents[1] / "conf"
 TRAINERS = sorted((CONF / "trainer").glob("*.yaml"))
 RUNS = sorted((CONF / "runs").glob("*.yaml"))
 EVERY_RUN = sorted((CONF / "runs").rglob("*.yaml"))
 COMPARISONS = sorted((CONF / "comparisons").glob("*.yaml"))
+UNEQUAL = {"ablation_experts"}
+"""Comparisons whose models differ in cost on purpose."""
 
 
 def header(path: Path) -> str:
@@ -72,12 +76,18 @@ def test_every_run_can_be_built_with_every_trainer(
 
 
 @pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
-def test_every_stage_of_a_comparison_is_a_command(path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_every_stage_of_a_comparison_is_a_command(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.chdir(CONF.parent)
     monkeypatch.setattr(Command, "instantiate_classes", lambda command: None)
     assert re.search(r"^# Run +python -m tools.compare conf/comparisons/", header(path))
-    comparison = read_comparison(path)
+    comparison, costs = write_nets(read_comparison(path), tmp_path)
     assert comparison.name == path.stem
+    assert costs.keys() == comparison.shapes.keys()
+    if comparison.reference is not None and path.stem not in UNEQUAL:
+        lines = verdict(comparison, costs)
+        assert not [line for line in lines if line.startswith("NOT MATCHED")]
     nets = set()
     for stages in comparison.models.values():
         for stage in stages:

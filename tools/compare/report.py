@@ -64,10 +64,12 @@ def cost_rows(comparison: Comparison, costs: Mapping[str, NetCost]) -> list[list
     """Headings, then what every model costs, and how far that is from the reference."""
     known = {model: costs[model] for model in comparison.models if model in costs}
     reference = known.get(comparison.reference or "")
-    found = [
-        ["model", "parameters", "active", "in feed-forward nets", "multiply-adds", "routers"]
-    ]  # fmt: skip
-    found[0] += ["parameters, beside reference", "multiply-adds"] if reference else []
+    counted = ("parameters", "active", "in feed-forward nets", "multiply-adds", "of routers")
+    found = [["model", *counted]]
+    if reference:
+        found[0] += [
+            f"{what} beside {comparison.reference}" for what in ("parameters", "multiply-adds")
+        ]
     for model, cost in known.items():
         counts = (
             cost.parameters, cost.active_parameters, cost.feed_forward_parameters,
