@@ -89,7 +89,8 @@ class TokenFile:
         kind, shape = KINDS[tensor["dtype"]], tuple(tensor["shape"])
         if not shape[0]:
             return np.zeros(0, kind)
-        return np.memmap(self.path, kind, "r", offset=self._start + begin, shape=shape)
+        mapped = np.memmap(self.path, kind, "r", offset=self._start + begin, shape=shape)
+        return mapped.view(np.ndarray)  # slices of a memmap are slow to make
 
 
 def expand_files(files: str | list[str]) -> list[Path]:
