@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mhmoe_mm.models.attention import Past
 from mhmoe_mm.models.beit3 import BEiT3
-from mhmoe_mm.moe.routing import Router
+from mhmoe_mm.models.causal import check_single_tokens
 
 
 def caption_visible(
@@ -35,15 +35,7 @@ def check_causal(net: BEiT3) -> None:
     Raises:
         ValueError: an expert-choice router, or one with a capacity.
     """
-    for name, module in net.named_modules():
-        limited = getattr(module, "capacity", None) is not None
-        if isinstance(module, Router) and (limited or not module.causal):
-            why = "has a capacity" if limited else "is not causal"
-            raise ValueError(
-                f"Captions cannot be generated: {name}, a {type(module).__name__}, {why}, so a "
-                "token's experts depend on other tokens, also on those that are not yet written. "
-                "Use a router of single tokens without a capacity, such as TopKRouter."
-            )
+    check_single_tokens(net, "Captions cannot be generated")
 
 
 class Reader:

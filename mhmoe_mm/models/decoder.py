@@ -21,12 +21,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mhmoe_mm.models.attention import Past
+from mhmoe_mm.models.causal import check_looks_back
 from mhmoe_mm.models.causal_attention import CausalAttention
 from mhmoe_mm.models.ffn import SwiGLUFFN
 from mhmoe_mm.models.init import start_small
 from mhmoe_mm.models.positions import Positions, RotaryPositions, Rotation
 from mhmoe_mm.models.start import scale_last_maps
-from mhmoe_mm.moe.routing import Kinds, Load, Router
+from mhmoe_mm.moe.routing import Kinds, Load
 
 
 class RMSNorm(nn.RMSNorm):
@@ -146,7 +147,7 @@ class Decoder(nn.Module):
         self,
         token: Int[Tensor, "batch seq"],
         document: Int[Tensor, "batch seq"] | None = None,
-        keep: Bool[Tensor, "batch seq"] | None = None,
+        keep: Bool[Tensor, "batch all"] | None = None,
         kinds: Kinds | None = None,
         past: Sequence[Past] | None = None,
     ) -> Decoded:
@@ -157,14 +158,15 @@ class Decoder(nn.Module):
             document: numbers that never fall; a token looks at tokens of its own document only,
                 whose positions begin at 0. None: all are one document.
             keep: false at padding, in front or behind, which no token looks at and no expert
-                receives. Positions do not count it. None: there is none.
+                receives. Positions do not count it. With `past` it tells of what was read before,
+                too: (batch, tokens read before + seq). None: there is none.
             kinds: what each token is (a language), to tell loads apart.
             past: one for every layer; each takes up the keys and values of what its layer reads,
-                and the next call with it goes on from there. Without documents; after the first
-                call all tokens are real.
+                and the next call with it goes on from there. Without documents.
 
         Raises:
-            ValueError: a text longer than `max_text`, or `document` together with `past`.
+            ValueError: a text longer than `max_text`, `document` together with `past`, or a `keep`
+                of another length.
         """
         seq, known = token.shape[1], 0
         if past is not None and past[0].key is not None:
@@ -174,39 +176,46 @@ class Decoder(nn.Module):
                 f"The network reads texts of at most {self.max_text} tokens, got {known + seq}: "
                 "cut the texts, or build the network with a longer max_text."
             )
-        if past is not None and (document is not None or keep is not None):
+        if past is not None and document is not None:
             raise ValueError(
-                "Texts that are read on are one document without padding: leave `document` and "
-                "`keep` out, or `past`."
+                "Texts that are read on are one document: leave `document` out, or `past`."
+            )
+        if keep is not None and keep.shape[1] != known + seq:
+            raise ValueError(
+                f"`keep` tells of every token, also of those read before, so its shape is "
+                f"({len(token)}, {known + seq}), got {tuple(keep.shape)}."
             )
         x = self.token_embedding(token)
-        place = self._places(token, document, keep) + known
+        place = self._places(token, known, document, keep)
         added = self.positions.added(place)
         if added is not None:
             x = x + added
-        if keep is not None:
-            x = torch.where(keep[..., None], x, 0)
         rotation = self.positions.rotation(place)
         mask = self._mask(seq, known, document, keep, x.device)
+        real = None if keep is None else keep[:, known:]
+        if real is not None:
+            x = torch.where(real[..., None], x, 0)
         loads: dict[str, Load] = {}
         for number, layer in enumerate(self.layers):
             own = None if past is None else past[number]
-            x, load = layer(x, rotation, mask, keep, kinds, own)
+            x, load = layer(x, rotation, mask, real, kinds, own)
             if load is not None:
                 loads[f"layers.{number}.ffn"] = load
         return Decoded(self.norm(x), loads)
 
+    @staticmethod
     def _places(
-        self,
         token: Int[Tensor, "batch seq"],
+        known: int,
         document: Int[Tensor, "batch seq"] | None,
-        keep: Bool[Tensor, "batch seq"] | None,
+        keep: Bool[Tensor, "batch all"] | None,
     ) -> Int[Tensor, "batch seq"]:
         """Each token's place in its document."""
         if keep is None:
-            place = torch.arange(token.shape[1], device=token.device).expand_as(token)
+            place = torch.arange(known, known + token.shape[1], device=token.device)
+            place = place.expand_as(token)
         else:
-            place = (keep.long().cumsum(dim=1) - 1).clamp(min=0)
+            place = (keep.long().cumsum(dim=1) - 1).clamp(min=0)[:, known:]
         if document is None:
             return place
         begins = F.pad(document.diff(dim=1) != 0, (1, 0))
@@ -217,7 +226,7 @@ class Decoder(nn.Module):
         seq: int,
         known: int,
         document: Int[Tensor, "batch seq"] | None,
-        keep: Bool[Tensor, "batch seq"] | None,
+        keep: Bool[Tensor, "batch all"] | None,
         device: torch.device,
     ) -> Bool[Tensor, "#batch 1 queries keys"] | None:
         """Who may look at whom; None where that is: at all before."""
@@ -228,22 +237,6 @@ class Decoder(nn.Module):
             mask = mask & (document[:, None, :, None] == document[:, None, None, :])
         if keep is not None:
             # Padding sees itself, for a row of attention without any key is not a number.
-            itself = torch.eye(seq, dtype=torch.bool, device=device)
+            itself = mask.triu(known)
             mask = (mask & keep[:, None, None, :]) | itself
         return mask
-
-
-def check_looks_back(net: nn.Module) -> None:
-    """Refuse a network in which what experts read a token depends on tokens after it.
-
-    Raises:
-        ValueError: such a router, by name.
-    """
-    for name, module in net.named_modules():
-        if isinstance(module, Router) and not module.causal:
-            raise ValueError(
-                f"A causal decoder cannot use {name}, a {type(module).__name__} that looks at "
-                "tokens that are yet to come (expert choice, or a capacity that later tokens "
-                "compete for): use a router of single tokens without a capacity, such as "
-                "TopKRouter."
-            )

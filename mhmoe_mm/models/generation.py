@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mhmoe_mm.models.beit3 import BEiT3
 from mhmoe_mm.models.caption_reader import Reader
+from mhmoe_mm.models.sampling import without
 
 
 class Caption(NamedTuple):
@@ -74,9 +75,7 @@ def generate(
 
 
 def _log_probs(score: Tensor, never: Collection[int]) -> Tensor:
-    if never:
-        score = score.index_fill(1, torch.tensor(sorted(never), device=score.device), -torch.inf)
-    return score.log_softmax(dim=1)
+    return without(score, never).log_softmax(dim=1)
 
 
 def _greedy(

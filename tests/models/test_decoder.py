@@ -103,6 +103,21 @@ def test_reading_on_gives_what_reading_at_once_gives(options, cuts):
     torch.testing.assert_close(torch.cat(parts, dim=1), made(token).hidden, rtol=1e-4, atol=1e-5)
 
 
+@BOTH
+@pytest.mark.parametrize("cuts", [(5, 1, 7), (6, 1, 1, 5)])
+def test_padded_texts_are_read_on_as_each_is_alone(options, cuts):
+    made, token = net(**options), tokens(3, 13)
+    keep = torch.arange(13) >= torch.tensor([[0], [4], [3]])
+    past, parts, start = [Past() for _ in made.layers], [], 0
+    for part in token.split(cuts, dim=1):
+        start += part.shape[1]
+        parts.append(made(part, keep=keep[:, :start], past=past).hidden)
+    found = torch.cat(parts, dim=1)
+    for row, own in enumerate(keep):
+        alone = made(token[row, own][None]).hidden[0]
+        torch.testing.assert_close(found[row, own], alone, rtol=1e-4, atol=1e-5)
+
+
 def test_sparse_layers_stand_where_they_are_asked_for():
     for every, there in ((1, [0, 1, 2]), (2, [1]), (3, [2])):
         loads = net(sparse=MH, sparse_every=every)(tokens(1, 5)).loads
@@ -194,8 +209,10 @@ def test_wrong_numbers_get_a_sentence():
     made(tokens(1, 11), past=past)
     with pytest.raises(ValueError, match="at most 17 tokens, got 18"):
         made(tokens(1, 7), past=past)
-    with pytest.raises(ValueError, match="one document without padding"):
+    with pytest.raises(ValueError, match="are one document"):
         made(tokens(1, 2), document=tokens(1, 2), past=past)
+    with pytest.raises(ValueError, match=r"its shape is \(1, 13\), got \(1, 2\)"):
+        made(tokens(1, 2), keep=torch.ones(1, 2, dtype=torch.bool), past=past)
     with pytest.raises(ValueError, match="sparse_every is 1"):
         Decoder(VOCAB, DIM, LAYERS, HEADS, LONGEST, sparse_every=0)
     with pytest.raises(ValueError, match="num_heads among the divisors"):
