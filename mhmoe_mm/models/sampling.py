@@ -116,7 +116,6 @@ def _continued(
 ) -> Int[Tensor, "rows new"]:
     """What follows texts of one length; whatever stands behind the first `eos` of a row."""
     start, read, past = text.shape[1], 0, [Past() for _ in net.layers]
-    barred = torch.tensor(sorted(never), dtype=torch.long, device=text.device)
     done = torch.zeros(len(text), dtype=torch.bool, device=text.device)
     while text.shape[1] - start < max_tokens and not done.all():
         known = 0 if past[0].key is None else past[0].key.shape[2]
@@ -126,10 +125,19 @@ def _continued(
             read = text.shape[1] - room
         hidden = net(text[:, read:], past=past).hidden[:, -1]
         read = text.shape[1]
-        scores = net.scores(hidden).float().index_fill(1, barred, -torch.inf)
+        scores = without(net.scores(hidden).float(), never)
         token = sampling.draw(scores, generator)
         if eos is not None:
             token = torch.where(done, eos, token)
             done = done | (token == eos)
         text = torch.cat([text, token[:, None]], dim=1)
     return text[:, start:]
+
+
+def without(
+    scores: Float[Tensor, "rows vocab"], never: Collection[int]
+) -> Float[Tensor, "rows vocab"]:
+    """The scores, those of the tokens in `never` at minus infinity."""
+    if not never:
+        return scores
+    return scores.index_fill(1, torch.tensor(sorted(never), device=scores.device), -torch.inf)
