@@ -1,7 +1,7 @@
 """Refusals of routers through which a token would learn of others that it must not know of.
 
-    check_looks_back      no token's experts depend on tokens after it: enough for training
-    check_single_tokens   nor on those before it: what was read stays as it is when more is read
+`check_looks_back`: no token's experts depend on tokens after it, which is enough for training.
+`check_single_tokens`: nor on those before it, so what was read stays as it is when more is read.
 """
 
 from torch import nn
