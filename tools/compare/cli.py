@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     found, failures = _run(comparison, everything, given.jobs, report)
     results = _in_order(everything, found)
-    Console().print(table(comparison, results))
+    Console(width=None if sys.stdout.isatty() else 200).print(table(comparison, results))
     for line in verdict(comparison, costs_of(results, planned)):
         print(line)
     folder = given.runs / comparison.name

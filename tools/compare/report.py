@@ -97,7 +97,7 @@ def table(comparison: Comparison, results: Results) -> Table:
     headings, *body = rows(comparison, results)
     shown = Table(title=f"{comparison.name}: mean over seeds (lowest to highest)")
     for number, heading in enumerate(headings):
-        shown.add_column(heading, justify="right" if number else "left")
+        shown.add_column(heading, justify="right" if number else "left", overflow="fold")
     for row in body:
         shown.add_row(*row)
     return shown
