@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mhmoe_mm.models.attention import Past
 from mhmoe_mm.models.init import linear
 from mhmoe_mm.models.positions import Rotation
+from mhmoe_mm.moe.quantization import Quantization
 
 
 class CausalAttention(nn.Module):
@@ -17,9 +18,17 @@ class CausalAttention(nn.Module):
         dim, num_heads: width of a token, and heads it is cut into.
         bias: whether the four maps have biases.
         sub_norm: a LayerNorm before the last map (https://arxiv.org/abs/2210.06423).
+        quantization: rounds the matrices of the four maps and what they read.
     """
 
-    def __init__(self, dim: int, num_heads: int, bias: bool = False, sub_norm: bool = False):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        bias: bool = False,
+        sub_norm: bool = False,
+        quantization: Quantization | None = None,
+    ):
         super().__init__()
         if dim % num_heads:
             raise ValueError(
@@ -27,7 +36,9 @@ class CausalAttention(nn.Module):
                 "choose num_heads among the divisors of dim."
             )
         self.num_heads = num_heads
-        self.query, self.key, self.value, self.out = (linear(dim, dim, bias) for _ in range(4))
+        self.query, self.key, self.value, self.out = (
+            linear(dim, dim, bias, quantization) for _ in range(4)
+        )
         self.sub_norm = nn.LayerNorm(dim) if sub_norm else None
 
     def forward(

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mhmoe_mm.models.init import linear
+from mhmoe_mm.moe.quantization import Quantization
 from mhmoe_mm.moe.routing import Kinds
 
 
@@ -12,15 +13,22 @@ class GeluFFN(nn.Module):
     """Two linear maps with a GELU between: `down(sub_norm(gelu(up(x))))`.
 
     `hidden` is 4 × dim unless given. `sub_norm` is Magneto's second norm
-    (https://arxiv.org/abs/2210.06423), which the released BEiT-3 models have.
+    (https://arxiv.org/abs/2210.06423), which the released BEiT-3 models have. `quantization` rounds
+    both matrices and what they read.
     """
 
-    def __init__(self, dim: int, hidden: int | None = None, sub_norm: bool = True):
+    def __init__(
+        self,
+        dim: int,
+        hidden: int | None = None,
+        sub_norm: bool = True,
+        quantization: Quantization | None = None,
+    ):
         super().__init__()
         hidden = 4 * dim if hidden is None else hidden
-        self.up = linear(dim, hidden)
+        self.up = linear(dim, hidden, quantization=quantization)
         self.sub_norm = nn.LayerNorm(hidden) if sub_norm else nn.Identity()
-        self.down = linear(hidden, dim)
+        self.down = linear(hidden, dim, quantization=quantization)
 
     def forward(
         self,
@@ -36,15 +44,18 @@ class SwiGLUFFN(nn.Module):
     """A gated net without biases: `down(silu(gate(x)) * up(x))`.
 
     `hidden` is 8 / 3 × dim unless given, which makes three matrices as large as the two of a net
-    with 4 × dim. Source: https://arxiv.org/abs/2002.05202.
+    with 4 × dim. `quantization` rounds the matrices and what they read. Source:
+    https://arxiv.org/abs/2002.05202.
     """
 
-    def __init__(self, dim: int, hidden: int | None = None):
+    def __init__(
+        self, dim: int, hidden: int | None = None, quantization: Quantization | None = None
+    ):
         super().__init__()
         hidden = 8 * dim // 3 if hidden is None else hidden
-        self.gate = linear(dim, hidden, bias=False)
-        self.up = linear(dim, hidden, bias=False)
-        self.down = linear(hidden, dim, bias=False)
+        self.gate = linear(dim, hidden, False, quantization)
+        self.up = linear(dim, hidden, False, quantization)
+        self.down = linear(hidden, dim, False, quantization)
 
     def forward(
         self,

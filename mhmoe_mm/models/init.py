@@ -8,6 +8,8 @@ neither is copied. Every module starts itself as it is built, so sparse layers k
 
 from torch import Tensor, nn
 
+from mhmoe_mm.moe.quantization import Quantization, QuantizedLinear
+
 STD = 0.02
 
 
@@ -16,9 +18,14 @@ def start_small(weight: Tensor) -> None:
     nn.init.trunc_normal_(weight, std=STD, a=-2 * STD, b=2 * STD)
 
 
-def linear(dim_in: int, dim_out: int, bias: bool = True) -> nn.Linear:
-    """A linear map that starts small."""
-    module = nn.Linear(dim_in, dim_out, bias=bias)
+def linear(
+    dim_in: int, dim_out: int, bias: bool = True, quantization: Quantization | None = None
+) -> nn.Linear:
+    """A linear map that starts small, rounded if so wished."""
+    if quantization is None:
+        module = nn.Linear(dim_in, dim_out, bias=bias)
+    else:
+        module = QuantizedLinear(dim_in, dim_out, bias, quantization)
     start_small(module.weight)
     if bias:
         nn.init.zeros_(module.bias)

@@ -5,6 +5,7 @@ from mhmoe_mm.moe.balanced_routers import BiasBalancedRouter, ExpertChoiceRouter
 from mhmoe_mm.moe.capacity import Capacity
 from mhmoe_mm.moe.experts import Experts, GeluExperts, SwiGLUExperts
 from mhmoe_mm.moe.mh_moe import MHMoE, SparseMoE
+from mhmoe_mm.moe.quantization import BitNet, Quantization
 from mhmoe_mm.moe.routers import GShardRouter, SwitchRouter, TopKRouter
 from mhmoe_mm.moe.routing import Kinds, Load, Plan, Router, total_load
 from mhmoe_mm.moe.scorers import CosineScorer, LinearScorer, Scorer, XMoEScorer
@@ -12,6 +13,7 @@ from mhmoe_mm.moe.scorers import CosineScorer, LinearScorer, Scorer, XMoEScorer
 __all__ = [
     "Backend",
     "BiasBalancedRouter",
+    "BitNet",
     "Capacity",
     "CosineScorer",
     "ExpertChoiceRouter",
@@ -25,6 +27,7 @@ __all__ = [
     "LoopBackend",
     "MHMoE",
     "Plan",
+    "Quantization",
     "Router",
     "Scorer",
     "SparseMoE",

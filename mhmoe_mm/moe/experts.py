@@ -2,7 +2,8 @@
 
 How rows reach their experts is the backend's business; a class here says what one expert computes.
 "Sub-norm" is a LayerNorm between the activation and the last product (Magneto's sub-LN,
-https://arxiv.org/abs/2210.06423).
+https://arxiv.org/abs/2210.06423). With a `quantization` the matrices, one expert's at a time, and
+what they are multiplied with are rounded; biases and norms are not.
 """
 
 from abc import ABC, abstractmethod
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mhmoe_mm.moe.backends import Backend, GroupedBackend, Rows
+from mhmoe_mm.moe.quantization import Quantization, rounded
 from mhmoe_mm.moe.routing import Plan
 
 
@@ -22,6 +24,7 @@ class Experts(nn.Module, ABC):
 
     num_experts: int
     backend: Backend
+    quantization: Quantization | None
 
     def forward(self, token: Float[Tensor, "n width"], plan: Plan) -> Float[Tensor, "n width"]:
         """The weighted sum of the experts' answers; under autocast computed in its precision."""
@@ -30,6 +33,19 @@ class Experts(nn.Module, ABC):
             token = token.to(torch.get_autocast_dtype(device))
         with torch.autocast(device, enabled=False):  # a grouped product does not follow autocast
             return self.backend(token, plan, self.num_experts, self.form)
+
+    def affine(
+        self,
+        row: Float[Tensor, "rows a"],
+        rows: Rows,
+        weight: Float[Tensor, "experts a b"],
+        bias: Float[Tensor, "experts b"] | None,
+    ) -> Float[Tensor, "rows b"]:
+        """Every row times its expert's matrix, which is rounded if so wished, plus a bias."""
+        if self.quantization is not None:
+            weight = self.quantization.weight(weight)
+        product = rows.product(row, weight.to(row.dtype))
+        return product if bias is None else product + rows.vector(bias.to(row.dtype))
 
     @abstractmethod
     def form(self, row: Float[Tensor, "rows width"], rows: Rows) -> Float[Tensor, "rows width"]:
@@ -47,9 +63,11 @@ class GeluExperts(Experts):
         bias: bool = True,
         sub_norm: bool = False,
         backend: Callable[[], Backend] = GroupedBackend,
+        quantization: Quantization | None = None,
     ):
         super().__init__()
         self.num_experts, self.backend = num_experts, backend()
+        self.quantization = quantization
         self.w_in = _stacked(num_experts, width, hidden)
         self.w_out = _stacked(num_experts, hidden, width)
         self.b_in = _stacked_bias(num_experts, hidden, width) if bias else None
@@ -57,10 +75,11 @@ class GeluExperts(Experts):
         self.norm = StackedNorm(num_experts, hidden) if sub_norm else None
 
     def form(self, row: Float[Tensor, "rows width"], rows: Rows) -> Float[Tensor, "rows width"]:
-        hidden = F.gelu(_affine(row, rows, self.w_in, self.b_in))
+        row = rounded(self.quantization, row)
+        hidden = F.gelu(self.affine(row, rows, self.w_in, self.b_in))
         if self.norm is not None:
             hidden = self.norm(hidden, rows)
-        return _affine(hidden, rows, self.w_out, self.b_out)
+        return self.affine(rounded(self.quantization, hidden), rows, self.w_out, self.b_out)
 
 
 class SwiGLUExperts(Experts):
@@ -74,9 +93,11 @@ class SwiGLUExperts(Experts):
         bias: bool = False,
         sub_norm: bool = False,
         backend: Callable[[], Backend] = GroupedBackend,
+        quantization: Quantization | None = None,
     ):
         super().__init__()
         self.num_experts, self.backend = num_experts, backend()
+        self.quantization = quantization
         self.w_in = _stacked(num_experts, width, hidden)
         self.w_gate = _stacked(num_experts, width, hidden)
         self.w_out = _stacked(num_experts, hidden, width)
@@ -86,11 +107,12 @@ class SwiGLUExperts(Experts):
         self.norm = StackedNorm(num_experts, hidden) if sub_norm else None
 
     def form(self, row: Float[Tensor, "rows width"], rows: Rows) -> Float[Tensor, "rows width"]:
-        gate = F.silu(_affine(row, rows, self.w_gate, self.b_gate))
-        hidden = _affine(row, rows, self.w_in, self.b_in) * gate
+        row = rounded(self.quantization, row)
+        gate = F.silu(self.affine(row, rows, self.w_gate, self.b_gate))
+        hidden = self.affine(row, rows, self.w_in, self.b_in) * gate
         if self.norm is not None:
             hidden = self.norm(hidden, rows)
-        return _affine(hidden, rows, self.w_out, self.b_out)
+        return self.affine(rounded(self.quantization, hidden), rows, self.w_out, self.b_out)
 
 
 class StackedNorm(nn.Module):
@@ -105,11 +127,6 @@ class StackedNorm(nn.Module):
     def forward(self, row: Float[Tensor, "rows width"], rows: Rows) -> Float[Tensor, "rows width"]:
         normal = F.layer_norm(row.float(), row.shape[1:], eps=self.eps)
         return (normal * rows.vector(self.weight) + rows.vector(self.bias)).to(row.dtype)
-
-
-def _affine(row: Tensor, rows: Rows, weight: Tensor, bias: Tensor | None) -> Tensor:
-    product = rows.product(row, weight.to(row.dtype))
-    return product if bias is None else product + rows.vector(bias.to(row.dtype))
 
 
 def _stacked(num_experts: int, fan_in: int, fan_out: int) -> nn.Parameter:

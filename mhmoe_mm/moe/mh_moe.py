@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mhmoe_mm.moe.experts import Experts, GeluExperts
+from mhmoe_mm.moe.quantization import Quantization, QuantizedLinear
 from mhmoe_mm.moe.routers import TopKRouter
 from mhmoe_mm.moe.routing import Kinds, Load, Router
 
@@ -87,6 +88,8 @@ class MHMoE(nn.Module):
             several; 0 for none.
         subtoken_residual: add each sub-token to its answer before joining. The first paper's
             equation 6 says so; neither released code nor the second paper does.
+        quantization: rounds the matrices of the head and merge maps and what they read, which
+            neither paper does; experts and the shared net have options of their own.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class MHMoE(nn.Module):
         head_layers: int = 1,
         merge_layers: int = 1,
         subtoken_residual: bool = False,
+        quantization: Quantization | None = None,
     ):
         super().__init__()
         if num_heads < 1 or dim % num_heads:
@@ -108,9 +112,9 @@ class MHMoE(nn.Module):
                 "sub-tokens; choose num_heads that divides dim."
             )
         self.num_heads, self.subtoken_residual = num_heads, subtoken_residual
-        self.head_proj = _projection(dim, head_layers, gain=2**-0.5)
+        self.head_proj = _projection(dim, head_layers, 2**-0.5, quantization)
         self.moe = SparseMoE(dim // num_heads, num_experts, router, experts)
-        self.merge_proj = _projection(dim, merge_layers, gain=1.0)
+        self.merge_proj = _projection(dim, merge_layers, 1.0, quantization)
         if isinstance(last := self.merge_proj[-1] if merge_layers else None, nn.Linear):
             nn.init.zeros_(last.bias)
         self.shared = None if shared is None else shared(dim)
@@ -142,7 +146,9 @@ class MHMoE(nn.Module):
         return y, load
 
 
-def _projection(dim: int, num_layers: int, gain: float) -> nn.Sequential:
+def _projection(
+    dim: int, num_layers: int, gain: float, quantization: Quantization | None
+) -> nn.Sequential:
     """`num_layers` linear maps with ReLU between, Xavier-initialised as attention's maps are; empty
     for 0.
     """
@@ -150,7 +156,8 @@ def _projection(dim: int, num_layers: int, gain: float) -> nn.Sequential:
         raise ValueError(f"The number of head or merge layers is 0 or more, got {num_layers}.")
     layers: list[nn.Module] = []
     for _ in range(num_layers):
-        linear = nn.Linear(dim, dim)
+        plain = quantization is None
+        linear = nn.Linear(dim, dim) if plain else QuantizedLinear(dim, dim, True, quantization)
         nn.init.xavier_uniform_(linear.weight, gain=gain)
         layers += [nn.ReLU(), linear] if layers else [linear]
     return nn.Sequential(*layers)
