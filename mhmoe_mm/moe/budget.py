@@ -9,136 +9,12 @@ parameters, which the paper leaves out, counted too.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
-from torch import nn
+from mhmoe_mm.moe.layer_shape import LayerShape, shape_of
 
-from mhmoe_mm.moe.experts import Experts, GeluExperts, SwiGLUExperts
-from mhmoe_mm.moe.mh_moe import MHMoE, SparseMoE
-from mhmoe_mm.moe.routers import TopKRouter
-from mhmoe_mm.moe.scorers import CosineScorer, LinearScorer, XMoEScorer
-
-
-@dataclass(frozen=True)
-class LayerShape:
-    """The numbers that decide what a feed-forward layer costs.
-
-    `num_experts=1` with `top_k=1` and no router is a dense net. `matrices` is 2 for
-    `out(gelu(in(x)))` and 3 for a gated net; `embed_dim` is X-MoE's, 0 for a linear router.
-    """
-
-    dim: int
-    hidden: int
-    num_experts: int = 1
-    top_k: int | float = 1
-    num_heads: int = 1
-    matrices: int = 2
-    bias: bool = False
-    sub_norm: bool = False
-    head_layers: int = 0
-    merge_layers: int = 0
-    shared_hidden: int = 0
-    routed: bool = True
-    embed_dim: int = 0
-
-    @property
-    def width(self) -> int:
-        """Features of a sub-token."""
-        return self.dim // self.num_heads
-
-    @property
-    def router_parameters(self) -> int:
-        if not self.routed:
-            return 0
-        if self.embed_dim:
-            return (self.width + self.num_experts) * self.embed_dim
-        return self.width * self.num_experts
-
-    @property
-    def projection_parameters(self) -> int:
-        """Of the head and merge maps, which have biases always."""
-        return (self.head_layers + self.merge_layers) * (self.dim**2 + self.dim)
-
-    @property
-    def expert_parameters(self) -> int:
-        """Of all routed experts together."""
-        one = self.matrices * self.width * self.hidden
-        if self.bias:
-            one += (self.matrices - 1) * self.hidden + self.width
-        if self.sub_norm:
-            one += 2 * self.hidden
-        return one * self.num_experts
-
-    @property
-    def parameters(self) -> int:
-        """All parameters of the layer; the shared expert's are counted without biases."""
-        shared = self.matrices * self.dim * self.shared_hidden
-        return self.router_parameters + self.projection_parameters + self.expert_parameters + shared
-
-    @property
-    def macs(self) -> int | float:
-        """Multiply-adds per token of matrix products, the router's among them."""
-        sub_tokens = self.num_heads
-        experts = sub_tokens * self.top_k * self.matrices * self.width * self.hidden
-        router = sub_tokens * self.router_parameters
-        projections = (self.head_layers + self.merge_layers) * self.dim**2
-        return experts + router + projections + self.matrices * self.dim * self.shared_hidden
-
-    @property
-    def active_macs(self) -> int | float:
-        """As `macs` without the router, which the papers ignore."""
-        return self.macs - self.num_heads * self.router_parameters
-
-    def build(self) -> nn.Module:
-        """A layer of this shape: MHMoE, or SparseMoE where there is one head and no map."""
-        if not self.routed or self.shared_hidden:
-            raise ValueError(
-                "A dense net and a shared expert are the network's to build; this builds routed "
-                "layers without a shared expert."
-            )
-        form: type[Experts] = SwiGLUExperts if self.matrices == 3 else GeluExperts
-        experts = partial(form, hidden=self.hidden, bias=self.bias, sub_norm=self.sub_norm)
-        scorer = partial(XMoEScorer, embed_dim=self.embed_dim) if self.embed_dim else LinearScorer
-        router = partial(TopKRouter, top_k=int(self.top_k), scorer=scorer)
-        if self.num_heads == 1 and not self.head_layers + self.merge_layers:
-            return SparseMoE(self.dim, self.num_experts, router, experts)
-        return MHMoE(
-            self.dim,
-            self.num_heads,
-            self.num_experts,
-            router,
-            experts,
-            head_layers=self.head_layers,
-            merge_layers=self.merge_layers,
-        )
-
-
-def shape_of(layer: SparseMoE | MHMoE) -> LayerShape:
-    """The shape of a sparse layer that exists. A shared expert is not read: add `shared_hidden`."""
-    inner = layer.moe if isinstance(layer, MHMoE) else layer
-    heads = layer.num_heads if isinstance(layer, MHMoE) else 1
-    experts, router, scorer = inner.experts, inner.router, inner.router.scorer
-    assert isinstance(experts, GeluExperts | SwiGLUExperts)
-    embed_dim = scorer.embed.shape[1] if isinstance(scorer, CosineScorer | XMoEScorer) else 0
-    num_experts, width, hidden = experts.w_in.shape
-    return LayerShape(
-        dim=width * heads,
-        hidden=hidden,
-        num_experts=num_experts,
-        top_k=router.experts_per_token,
-        num_heads=heads,
-        matrices=3 if isinstance(experts, SwiGLUExperts) else 2,
-        bias=experts.b_in is not None,
-        sub_norm=experts.norm is not None,
-        head_layers=_linears(layer.head_proj) if isinstance(layer, MHMoE) else 0,
-        merge_layers=_linears(layer.merge_proj) if isinstance(layer, MHMoE) else 0,
-        embed_dim=embed_dim,
-    )
-
-
-def _linears(maps: nn.Sequential) -> int:
-    return sum(isinstance(part, nn.Linear) for part in maps)
+__all__ = ["PRESETS", "LayerShape", "match", "mismatch", "shape_of"]
 
 
 def match(
@@ -153,7 +29,8 @@ def match(
         base: a sparse layer with one head.
         num_heads, top_k: of the layer sought; num_heads divides base.dim.
         multiple_of: the number of experts is rounded to a multiple of this (expert parallelism).
-        projections: head and merge maps together: 0, 1 or 2.
+        projections: head and merge maps together, half of each; of an odd number the head has one
+            more.
 
     Raises:
         ValueError: the maps alone cost more than the whole base layer, or the heads do not divide.
@@ -177,7 +54,7 @@ def match(
         num_experts=max(round(experts / multiple_of), 1) * multiple_of,
         top_k=top_k,
         num_heads=num_heads,
-        head_layers=min(projections, 1),
+        head_layers=projections - projections // 2,
         merge_layers=projections // 2,
     )
 
@@ -219,12 +96,55 @@ def _paper1(dim: int, hidden: int) -> LayerShape:
     )
 
 
+def _shared(make: Callable[[int], LayerShape], dim: int) -> LayerShape:
+    """With an expert for every token besides, as wide as one of the plain sparse layer."""
+    return replace(make(dim), shared_hidden=8 * dim // 3)
+
+
+def _solved(dim: int, num_heads: int, top_k: int, **options: int) -> LayerShape:
+    """As cheap as the plain sparse layer."""
+    return match(_smoe(dim), num_heads, top_k, **options)
+
+
+def _smoe(dim: int) -> LayerShape:
+    return LayerShape(dim, 8 * dim // 3, 8, matrices=3)
+
+
+def _fine_grained(dim: int) -> LayerShape:
+    return LayerShape(dim, 4 * dim // 3, 16, top_k=2, matrices=3)
+
+
+_h2 = partial(_paper2, num_heads=2, num_experts=40)
+_h3 = partial(_paper2, num_heads=3, num_experts=96)
+
 PRESETS: dict[str, Callable[[int], LayerShape]] = {
     "dense": lambda dim: LayerShape(dim, 8 * dim // 3, matrices=3, routed=False),
-    "smoe": lambda dim: LayerShape(dim, 8 * dim // 3, 8, matrices=3),
-    "fine_grained": lambda dim: LayerShape(dim, 4 * dim // 3, 16, top_k=2, matrices=3),
-    "mh_moe_h2": lambda dim: _paper2(dim, num_heads=2, num_experts=40),
-    "mh_moe_h3": lambda dim: _paper2(dim, num_heads=3, num_experts=96),
+    "smoe": _smoe,
+    "fine_grained": _fine_grained,
+    "mh_moe_h2": _h2,
+    "mh_moe_h3": _h3,
+    "mh_moe_h4": partial(_solved, num_heads=4, top_k=4),
+    "mh_moe_h6": partial(_solved, num_heads=6, top_k=6),
+    "mh_moe_h8": partial(_solved, num_heads=8, top_k=8),
+    # Table 2 of the second paper.
+    "smoe_shared": partial(_shared, _smoe),
+    "fine_grained_shared": partial(_shared, _fine_grained),
+    "mh_moe_h2_shared": partial(_shared, _h2),
+    "mh_moe_h3_shared": partial(_shared, _h3),
+    # Its table 5: what a map does not take, the experts have.
+    "mh_moe_h2_no_maps": partial(_solved, num_heads=2, top_k=2, projections=0),
+    "mh_moe_h2_head_only": partial(_solved, num_heads=2, top_k=2, projections=1),
+    "mh_moe_h2_merge_only": lambda dim: replace(
+        _solved(dim, 2, 2, projections=1), head_layers=0, merge_layers=1
+    ),
+    # Table 7 of the first paper: deeper maps.
+    "mh_moe_h2_maps2": partial(_solved, num_heads=2, top_k=2, projections=4),
+    "mh_moe_h2_maps3": partial(_solved, num_heads=2, top_k=2, projections=6),
+    # Figure 6 of the first paper: more experts at equal multiply-adds, and so more parameters.
+    **{
+        f"mh_moe_h2_experts{number}": partial(_paper2, num_heads=2, num_experts=number)
+        for number in (10, 20, 80, 160, 320)
+    },
     # The first paper writes an inner width of 4 * beta * dim with beta >= 63/64 and counts its
     # parameters with 4 times that; its code ran 15/16 of 16 * dim, at four times the compute.
     "paper1_text": lambda dim: _paper1(dim, hidden=4 * dim * 63 // 64),

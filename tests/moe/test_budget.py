@@ -1,12 +1,14 @@
 """The counted costs are those of real layers, and the papers' tables come out."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mhmoe_mm.moe import LoopBackend, MHMoE
+from mhmoe_mm.models.ffn import GeluFFN, SwiGLUFFN
+from mhmoe_mm.moe import Experts, LoopBackend, MHMoE, SparseMoE
 from mhmoe_mm.moe.budget import PRESETS, LayerShape, match, mismatch, shape_of
 
 SHAPES = {
@@ -15,21 +17,51 @@ SHAPES = {
     "multi_head": LayerShape(42, 19, 5, 2, num_heads=3, head_layers=1, merge_layers=1),
     "deep_maps": LayerShape(42, 19, 7, 1, num_heads=2, bias=True, head_layers=2, merge_layers=0),
     "xmoe": LayerShape(42, 19, 5, 2, num_heads=3, bias=True, sub_norm=True, embed_dim=11),
+    "shared": LayerShape(42, 19, 5, 2, bias=True, sub_norm=True, shared_hidden=23),
+    "dense": LayerShape(42, 19, bias=True, routed=False),
+    "dense_sub_norm": LayerShape(42, 19, bias=True, sub_norm=True, routed=False),
 }
+DIM = 48  # cut by any number of heads of the presets
 
 
-@pytest.mark.parametrize("name", SHAPES)
+def built(shape: LayerShape):
+    """A layer of a shape, one expert after the other."""
+    gelu = partial(GeluFFN, sub_norm=shape.sub_norm)
+    layer = shape.build(SwiGLUFFN if shape.matrices == 3 else gelu)
+    for module in layer.modules():
+        if isinstance(module, Experts):
+            module.backend = LoopBackend()
+    return layer
+
+
+@pytest.mark.parametrize("name", [*SHAPES, *PRESETS])
 def test_counts_are_those_of_the_layer_built(name):
-    shape = SHAPES[name]
-    layer = shape.build()
+    shape = SHAPES[name] if name in SHAPES else PRESETS[name](DIM)
+    layer = built(shape)
     assert shape.parameters == sum(p.numel() for p in layer.parameters())
-    assert shape_of(layer) == shape
-
-    (layer.moe if isinstance(layer, MHMoE) else layer).experts.backend = LoopBackend()
+    if isinstance(layer, SparseMoE | MHMoE):
+        assert shape_of(layer) == replace(shape, shared_hidden=0)
     tokens = 13
     with FlopCounterMode(display=False) as counter:
         layer(torch.randn(1, tokens, shape.dim))
     assert counter.get_total_flops() == 2 * tokens * shape.macs
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_at_the_papers_width_has_the_counted_parameters(name):
+    shape = PRESETS[name](768)
+    with torch.device("meta"):
+        assert shape.parameters == sum(p.numel() for p in built(shape).parameters())
+
+
+def test_presets_cost_what_the_sparse_layer_does_where_they_should():
+    for name, make in PRESETS.items():
+        smoe = PRESETS["smoe_shared" if "shared" in name else "smoe"](768)
+        parameters, macs = mismatch(smoe, make(768))
+        if not name.startswith("paper1"):
+            assert abs(macs) < 0.001, name
+        if not name.startswith(("paper1", "dense")) and "experts" not in name:
+            assert abs(parameters) < 0.032, name
 
 
 def test_the_second_papers_layers_cost_what_its_tables_say():
@@ -78,3 +110,6 @@ def test_a_match_that_cannot_be_is_refused_in_a_sentence():
         match(LayerShape(768, 200, 8, 1), 2, 2)
     with pytest.raises(ValueError, match="num_heads=5 does not divide dim=768"):
         match(PRESETS["smoe"](768), 5, 2)
+    for name in ("dense", "smoe_shared"):
+        with pytest.raises(ValueError, match="A dense net or a shared expert is built by `dense`"):
+            PRESETS[name](48).build()
