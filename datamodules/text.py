@@ -20,6 +20,7 @@ from datamodules.order import NaturalOrder, Order, ShuffledOrder
 from datamodules.packing import EpochOrder, LanguageCollate, LanguageRow, PackedRows
 from datamodules.steps import Feed, only_part
 from datamodules.token_files import TokenFile, expand_files
+from mhmoe_mm.inputs.texts import Texts
 
 MIXTURE, LOADING = Mixture(), Loading()
 PART = "text"
@@ -89,6 +90,12 @@ class LanguageDataModule(ShardedDataModule):
         self.languages: tuple[str, ...] = ()
         """Codes of all languages of the splits that were set up, those of training first."""
         self._files: dict[str, list[TokenFile]] = {}
+
+    @property
+    def texts(self) -> Texts:
+        """How the texts of an evaluation are read."""
+        source = self.sources["val"] or self.sources["test"] or self.sources["train"]
+        return Texts(self.tokenizer, source.context)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the token files and check that they can be used; once for each split."""

@@ -12,13 +12,17 @@ import torch
 from torch import Tensor
 
 from mhmoe_mm.batches import Nlvr2Batch, VqaBatch, normalized
-from mhmoe_mm.inputs.given import Image, checked_texts, pixels, several
+from mhmoe_mm.inputs.given import Image, check_number, checked_texts, paired, pixels, several
 from mhmoe_mm.inputs.pixels import resize, stack_pixels
 from mhmoe_mm.inputs.texts import Texts
+from mhmoe_mm.language_model import AT_A_TIME, LanguageModel
+from mhmoe_mm.likelihood import Perplexity
 from mhmoe_mm.models.beit3 import BEiT3
+from mhmoe_mm.models.sampling import Sampling
 from mhmoe_mm.tasks.base import Task
 from mhmoe_mm.tasks.captioning import Captioning
 from mhmoe_mm.tasks.image_classification import ImageClassification
+from mhmoe_mm.tasks.language_modeling import LanguageModeling
 from mhmoe_mm.tasks.nlvr2 import NLVR2
 from mhmoe_mm.tasks.retrieval import Retrieval
 from mhmoe_mm.tasks.vqa import VQA
@@ -26,16 +30,15 @@ from mhmoe_mm.tasks.vqa import VQA
 METHODS: dict[type[Task], tuple[str, ...]] = {
     Captioning: ("caption",),
     ImageClassification: ("classify",),
+    LanguageModeling: ("generate", "log_likelihood", "perplexity"),
     NLVR2: ("is_true",),
     Retrieval: ("embed_image", "embed_text", "score", "probabilities"),
     VQA: ("answer",),
 }
 """What a model can be asked, by its task."""
-AT_A_TIME = 32
-"""Rows that go through the network together; longer lists are cut."""
-
 Images = Image | Sequence[Image]
 Ranked = list[tuple[str, float]]
+Tokens = list[tuple[str, float]]
 Kind = TypeVar("Kind", bound=Task)
 
 
@@ -44,7 +47,8 @@ class Model:
 
     It has the methods of its task and refuses those of others. Each takes one image or text or a
     list of them, and for a list returns one; tensors always have a row for each, on the CPU. Images
-    are squeezed to the size of the network, texts cut to `texts.max_tokens`, as in an evaluation.
+    are squeezed to the size of the network, texts about them cut to `texts.max_tokens`, as in an
+    evaluation. A language model reads texts of any length.
 
     Args:
         task: the trained task, in evaluation mode, on its device.
@@ -54,17 +58,22 @@ class Model:
 
     def __init__(self, task: Task, texts: Texts | None, source: str):
         self.task, self.texts, self.source = task, texts, source
+        if isinstance(task, LanguageModeling):
+            assert texts is not None, "a task that reads texts is loaded with a tokenizer"
+            self.language = LanguageModel(task.net, texts.tokenizer, source)
+            self._reads = f"texts, {task.net.max_text} tokens at a time"
+            return
         assert isinstance(task.net, BEiT3)
         self.image_size = task.net.image_embedding.image_size
+        self._reads = f"images {self.image_size} x {self.image_size}"
+        if texts is not None:
+            self._reads += f", texts up to {texts.max_tokens} tokens"
 
     def __repr__(self) -> str:
         methods = ", ".join(METHODS[type(self.task)])
-        reads = f"images {self.image_size} x {self.image_size}"
-        if self.texts is not None:
-            reads += f", texts up to {self.texts.max_tokens} tokens"
         return (
             f"Model({type(self.task).__name__} from {self.source} on {self.task.device}: "
-            f"{methods}; {reads})"
+            f"{methods}; {self._reads})"
         )
 
     def embed_image(self, image: Images) -> Tensor:
@@ -108,7 +117,7 @@ class Model:
         to 1.
         """
         task = self._as(VQA, "answer")
-        (images, questions), listed = _paired(image=image, question=question)
+        (images, questions), listed = paired(image=image, question=question)
         questions = checked_texts(questions, "question")
 
         def scores(images: list[Image], questions: list[str]) -> Tensor:
@@ -150,7 +159,7 @@ class Model:
     ) -> bool | list[bool]:
         """Whether a sentence is true of two images. NLVR2."""
         task = self._as(NLVR2, "is_true")
-        columns, listed = _paired(left=left, right=right, sentence=sentence)
+        columns, listed = paired(left=left, right=right, sentence=sentence)
         checked_texts(columns[2], "sentence")
 
         def judged(left: list[Image], right: list[Image], sentences: list[str]) -> list[bool]:
@@ -163,6 +172,71 @@ class Model:
 
         truths = list(chain.from_iterable(_cut(judged, *columns)))
         return truths if listed else truths[0]
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        max_tokens: int = 128,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> str | list[str]:
+        """What the model writes after a prompt, which may be empty. Language modelling.
+
+        It ends at `</s>`, after `max_tokens`, or where one of the strings in `stop` would come. The
+        temperature 0 takes the likeliest token each time; `top_k` draws among so many of the
+        likeliest, `top_p` among the fewest that are so probable together. The same `seed` draws the
+        same for the same prompts. Of what the network cannot read at once, it reads the end.
+        """
+        self._as(LanguageModeling, "generate")
+        given, listed = several(prompt, "prompt")
+        prompts = checked_texts(given, "prompt")
+        check_number(max_tokens, "max_tokens", whole=True)
+        check_number(temperature, "temperature")
+        check_number(0 if top_k is None else top_k, "top_k", whole=True)
+        check_number(0 if top_p is None else top_p, "top_p")
+        check_number(0 if seed is None else seed, "seed", whole=True)
+        if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
+            raise ValueError(f"stop is a list of strings that are not empty, got {stop!r}.")
+        generator = None
+        if seed is not None:
+            generator = torch.Generator(self.task.device).manual_seed(seed)
+        sampling = Sampling(temperature, top_k, top_p)
+        written = self.language.write(prompts, max_tokens, sampling, stop, generator)
+        return written if listed else written[0]
+
+    def log_likelihood(
+        self, text: str | Sequence[str], after: str | Sequence[str] = "", by_token: bool = False
+    ) -> float | list[float] | Tokens | list[Tokens]:
+        """The log-probability of a text as what follows another, in nats. Language modelling.
+
+        One text may follow several others, and several one. A text without one before it opens a
+        document. With `by_token`, a list of what each token adds to the text and its
+        log-probability.
+        """
+        self._as(LanguageModeling, "log_likelihood")
+        (texts, others), listed = paired(text=text, after=after)
+        checked_texts(texts, "text")
+        checked_texts(others, "text before it")
+        found = self.language.likelihoods(list(zip(texts, others, strict=True)))
+        if by_token:
+            tokens = [list(zip(pieces, one.log_prob, strict=True)) for one, pieces in found]
+            return tokens if listed else tokens[0]
+        totals = [one.total for one, _ in found]
+        return totals if listed else totals[0]
+
+    def perplexity(self, text: str | Sequence[str]) -> Perplexity | list[Perplexity]:
+        """How well a text is predicted, each a document of its own. Language modelling.
+
+        Of a text that is longer than the network reads at once, each part has the token before it,
+        and the last one as many as there is room for; every token counts once.
+        """
+        self._as(LanguageModeling, "perplexity")
+        texts, listed = several(text, "text")
+        found = self.language.perplexity(checked_texts(texts, "text"))
+        return found if listed else found[0]
 
     def _as(self, kind: type[Kind], method: str) -> Kind:
         if not isinstance(self.task, kind):
@@ -191,21 +265,6 @@ def _cut(run: Callable[..., Any], *columns: list[Any]) -> list[Any]:
     """What `run` makes of the rows of some columns of one length, so many at a time."""
     starts = range(0, len(columns[0]), AT_A_TIME)
     return [run(*(column[at : at + AT_A_TIME] for column in columns)) for at in starts]
-
-
-def _paired(**given: Any) -> tuple[list[list[Any]], bool]:
-    """(columns of one length, whether there is a list among them): what is one stands in every row.
-
-    Raises:
-        ValueError: two lists of different lengths.
-    """
-    columns = {name: several(value, name) for name, value in given.items()}
-    listed = {name: len(column) for name, (column, many) in columns.items() if many}
-    if len(set(listed.values())) > 1:
-        sizes = " and ".join(f"{size} of {name}" for name, size in listed.items())
-        raise ValueError(f"Lists that belong together are of one length, not {sizes}.")
-    rows = max(listed.values(), default=1)
-    return [column if many else column * rows for column, many in columns.values()], bool(listed)
 
 
 def _chosen(

@@ -30,7 +30,7 @@ class Encoded(NamedTuple):
     """A text as tokens, after what is known before it."""
 
     token: list[int]
-    """All of them, the start token first."""
+    """All of them, behind the token that opens a document."""
     known: int
     """How many of them are given; the others are the text's own."""
     pieces: list[str]
@@ -68,7 +68,7 @@ def encoded(tokenizer: Tokenizer, text: str, after: str = "") -> Encoded:
     """A text after another, cut into tokens as one.
 
     A token that begins in `after` and ends in the text is the text's own, as a word with the blank
-    before it is for many tokenizers.
+    before it is for many tokenizers. A document opens after `</s>`, as in training.
     """
     token, ends = tokenizer.encode_whole(after + text)
     known = next((i for i, end in enumerate(ends) if end > len(after)), len(ends))
@@ -78,7 +78,7 @@ def encoded(tokenizer: Tokenizer, text: str, after: str = "") -> Encoded:
         read = max(read, end)
     if pieces:
         pieces[-1] += (after + text)[read:]
-    return Encoded([tokenizer.bos, *token], 1 + known, pieces)
+    return Encoded([tokenizer.eos, *token], 1 + known, pieces)
 
 
 def windows(known: int, total: int, longest: int) -> list[Window]:

@@ -57,4 +57,4 @@ def test_the_pieces_of_a_text_spell_it(tokenizer_path: str):
         cut = encoded(tokenizer, text, after)
         assert "".join(cut.pieces) == text
         assert len(cut.pieces) == len(cut.token) - cut.known
-        assert cut.token[0] == tokenizer.bos
+        assert cut.token[0] == tokenizer.eos

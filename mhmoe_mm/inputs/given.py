@@ -37,6 +37,27 @@ def checked_texts(texts: Sequence[Any], what: str) -> list[str]:
     return list(texts)
 
 
+def paired(**given: Any) -> tuple[list[list[Any]], bool]:
+    """(columns of one length, whether there is a list among them): what is one stands in every row.
+
+    Raises:
+        ValueError: two lists of different lengths.
+    """
+    columns = {name: several(value, name) for name, value in given.items()}
+    listed = {name: len(column) for name, (column, many) in columns.items() if many}
+    if len(set(listed.values())) > 1:
+        sizes = " and ".join(f"{size} of {name}" for name, size in listed.items())
+        raise ValueError(f"Lists that belong together are of one length, not {sizes}.")
+    rows = max(listed.values(), default=1)
+    return [column if many else column * rows for column, many in columns.values()], bool(listed)
+
+
+def check_number(value: Any, name: str, whole: bool = False) -> None:
+    """ValueError where a value is not a number, or not a whole one."""
+    if type(value) not in ((int,) if whole else (int, float)):
+        raise ValueError(f"{name} is a {'whole ' * whole}number, got {value!r}.")
+
+
 def pixels(image: Image) -> Tensor:
     """uint8 (3 height width) of an image of any size.
 
