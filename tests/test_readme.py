@@ -16,7 +16,20 @@ from mhmoe_mm.tasks.base import Task
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("README.md"), *ROOT.glob("docs/*.md")])
-ELSEWHERE = ("git", "cd", "pip", "uv", "export", "tensorboard", ".", "source", "ls", "cat", "nproc")
+ELSEWHERE = (
+    "git",
+    "cd",
+    "pip",
+    "uv",
+    "export",
+    "tensorboard",
+    "mkdir",
+    ".",
+    "source",
+    "ls",
+    "cat",
+    "nproc",
+)
 """Programs that are not ours; their lines are not checked."""
 PLUGIN = """
 from mhmoe_mm.moe import TopKRouter
