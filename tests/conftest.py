@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,3 +28,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tokenizer_path: str) -> Ca
     from tests.trained import make  # what it imports is not for every test
 
     return cache(lambda name: make(name, tmp_path_factory.mktemp(name), tokenizer_path))
+
+
+@pytest.fixture(scope="session")
+def language_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of `tests.language.train_language_model`; made once."""
+    from tests.language import train_language_model
+
+    return train_language_model(tmp_path_factory.mktemp("language"))

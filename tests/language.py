@@ -1,15 +1,21 @@
-"""A small causal decoder, and rows of texts for it in the shape that data modules deliver."""
+"""A small causal decoder, rows of texts as data modules deliver them, and a trained model."""
 
 from functools import partial
+from pathlib import Path
 
 import torch
+import yaml
 
 from mhmoe_mm.batches import IGNORED, LanguageBatch
+from mhmoe_mm.command_line.program import run
 from mhmoe_mm.models.decoder import Decoder
 from mhmoe_mm.models.ffn import GeluFFN
 from mhmoe_mm.moe import GeluExperts, MHMoE, TopKRouter
+from mhmoe_mm.tasks.base import Task
+from tests.datamodules.text_files import letter_tokenizer, write_tokens
 
 VOCAB, SEQ, EXPERTS = 43, 13, 5
+MAX_TEXT = 23
 LANGUAGES = ("cs", "de", "en")
 
 
@@ -39,3 +45,56 @@ def rows_of_text(n: int, seed: int = 0) -> LanguageBatch:
     return LanguageBatch(
         stream[:, :-1], target, document, num_bytes, language, LANGUAGES, valid, names
     )
+
+
+LINE = "so much for that"
+"""A document that the trained model knows by heart."""
+
+
+def train_language_model(folder: Path) -> Path:
+    """The run of a model of letters, trained with the program on one document; its files are gone
+    from where it was trained.
+    """
+    made, moved = folder / "made", folder / "moved"
+    made.mkdir()
+    tokenizer = letter_tokenizer(made / "tokenizer.json")
+    write_tokens(made / "en.safetensors", tokenizer, [LINE] * 31)
+    source = {"files": str(made), "batch_size": 5, "context": MAX_TEXT}
+    sparse = {
+        "class_path": "mhmoe_mm.moe.MHMoE",
+        "init_args": {
+            "num_heads": 2,
+            "num_experts": EXPERTS,
+            "router": {"class_path": "mhmoe_mm.moe.TopKRouter"},
+            "experts": {"class_path": "mhmoe_mm.moe.GeluExperts", "init_args": {"hidden": 13}},
+        },
+    }
+    net = {"vocab_size": VOCAB, "dim": 28, "num_layers": 2, "num_heads": 2, "max_text": MAX_TEXT}
+    content = {
+        "model": {
+            "class_path": "mhmoe_mm.tasks.language_modeling.LanguageModeling",
+            "init_args": {
+                "net": {
+                    "class_path": "mhmoe_mm.models.decoder.Decoder",
+                    "init_args": {**net, "sparse": sparse},
+                },
+                "optimizer": {"class_path": "mhmoe_mm.optim.AdamW", "init_args": {"lr": 1e-2}},
+                "schedule": {"class_path": "mhmoe_mm.optim.WarmupConstant"},
+            },
+        },
+        "data": {
+            "class_path": "datamodules.text.LanguageDataModule",
+            "init_args": {"train": source, "val": source, "tokenizer": str(tokenizer)},
+        },
+        "trainer": {
+            "max_steps": 100,
+            "accelerator": "cpu",
+            "num_sanity_val_steps": 0,
+            "enable_progress_bar": False,
+            "default_root_dir": str(folder / "runs"),
+        },
+    }
+    (folder / "run.yaml").write_text(yaml.safe_dump(content))
+    assert run(["fit", "--config", str(folder / "run.yaml")], Task) == 0
+    made.rename(moved)
+    return folder / "runs/unnamed/version_0"
