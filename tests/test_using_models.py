@@ -20,7 +20,10 @@ PLUGIN = "from mhmoe_mm.models.ffn import GeluFFN as Mine\n"
 
 @pytest.fixture
 def folder(
-    trained: Callable[[str], Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Callable[[str], Trained],
+    language_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """The working folder, with every file that the examples name."""
     for name in KINDS:
@@ -29,6 +32,7 @@ def folder(
         checkpoints = tmp_path / "runs" / name / "version_0/checkpoints"
         checkpoints.mkdir(parents=True)
         shutil.copy(made.checkpoint, checkpoints / "last.ckpt")
+    shutil.copy(language_run / "checkpoints/last.ckpt", tmp_path / "language.ckpt")
     content = torch.load(trained("vqa").checkpoint, weights_only=True)
     layout = content["hyper_parameters"]["net"]["init_args"]["layout"]["init_args"]
     layout["dense"]["class_path"] = "my_nets.Mine"
