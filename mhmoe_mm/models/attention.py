@@ -45,16 +45,21 @@ class Past:
         self.key, self.value = self.key[rows], self.value[rows]
 
 
+def check_heads(dim: int, num_heads: int) -> None:
+    """Refuse a width that cannot be cut into so many equal heads."""
+    if dim % num_heads:
+        raise ValueError(
+            f"Attention cannot cut dim={dim} into num_heads={num_heads} equal heads: "
+            "choose num_heads among the divisors of dim."
+        )
+
+
 class Attention(nn.Module):
     """Multi-head attention; projections, and the second norm if `sub_norm`, branched by `route`."""
 
     def __init__(self, dim: int, num_heads: int, route: Route, sub_norm: bool = True):
         super().__init__()
-        if dim % num_heads:
-            raise ValueError(
-                f"Attention cannot cut dim={dim} into num_heads={num_heads} equal heads: "
-                "choose num_heads among the divisors of dim."
-            )
+        check_heads(dim, num_heads)
         self.num_heads = num_heads
         self.query = Multiway(route, lambda: linear(dim, dim))
         self.key = Multiway(route, lambda: linear(dim, dim))

@@ -5,7 +5,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mhmoe_mm.models.attention import Past
+from mhmoe_mm.models.attention import Past, check_heads
 from mhmoe_mm.models.init import linear
 from mhmoe_mm.models.positions import Rotation
 from mhmoe_mm.moe.quantization import Quantization
@@ -30,11 +30,7 @@ class CausalAttention(nn.Module):
         quantization: Quantization | None = None,
     ):
         super().__init__()
-        if dim % num_heads:
-            raise ValueError(
-                f"Attention cannot cut dim={dim} into num_heads={num_heads} equal heads: "
-                "choose num_heads among the divisors of dim."
-            )
+        check_heads(dim, num_heads)
         self.num_heads = num_heads
         self.query, self.key, self.value, self.out = (
             linear(dim, dim, bias, quantization) for _ in range(4)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from mhmoe_mm.models.attention import Past
 from mhmoe_mm.models.causal import check_looks_back
 from mhmoe_mm.models.causal_attention import CausalAttention
-from mhmoe_mm.models.ffn import SwiGLUFFN
+from mhmoe_mm.models.ffn import SwiGLUFFN, check_sparse_every, ffn_of_layer
 from mhmoe_mm.models.init import start_small
 from mhmoe_mm.models.positions import Positions, RotaryPositions, Rotation
 from mhmoe_mm.models.start import scale_last_maps
@@ -111,23 +111,18 @@ class Decoder(nn.Module):
         attention: Callable[[int, int], CausalAttention] = CausalAttention,
     ):
         super().__init__()
-        if sparse_every < 1:
-            raise ValueError(
-                f"sparse_every is 1 (every layer is sparse) or more, got {sparse_every}: "
-                "for a network without sparse layers leave out `sparse`."
-            )
+        check_sparse_every(sparse_every)
         self.vocab_size, self.dim, self.max_text = vocab_size, dim, max_text
         self.token_embedding = nn.Embedding(vocab_size, dim)
         self.positions = positions(dim, num_heads, max_text)
-        is_sparse = [sparse is not None and (i + 1) % sparse_every == 0 for i in range(num_layers)]
         self.layers = nn.ModuleList(
             DecoderLayer(
                 norm(dim),
                 attention(dim, num_heads),
                 norm(dim),
-                sparse(dim) if sparse is not None and here else dense(dim),
+                ffn_of_layer(layer, dense, sparse, sparse_every)(dim),
             )
-            for here in is_sparse
+            for layer in range(num_layers)
         )
         self.norm = norm(dim)
         check_looks_back(self)

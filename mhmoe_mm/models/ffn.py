@@ -1,5 +1,7 @@
 """Dense feed-forward nets, called like sparse ones so that either fits any place of a block."""
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -65,3 +67,26 @@ class SwiGLUFFN(nn.Module):
     ) -> tuple[Float[Tensor, "batch seq dim"], None]:
         """`keep` and `kinds` are for routers; a dense net has none, and no load."""
         return self.down(F.silu(self.gate(x)) * self.up(x)), None
+
+
+def check_sparse_every(sparse_every: int) -> None:
+    """Refuse a distance between sparse layers that is none."""
+    if sparse_every < 1:
+        raise ValueError(
+            f"sparse_every is 1 (every layer is sparse) or more, got {sparse_every}: "
+            "for a network without sparse layers leave out `sparse`."
+        )
+
+
+def ffn_of_layer(
+    layer: int,
+    dense: Callable[[int], nn.Module],
+    sparse: Callable[[int], nn.Module] | None,
+    sparse_every: int,
+) -> Callable[[int], nn.Module]:
+    """What makes the feed-forward net of layer number `layer`, counted from 0.
+
+    With `sparse`, every so manieth is sparse: layers 1, 3, 5, ... for 2.
+    """
+    is_sparse = layer % sparse_every == sparse_every - 1
+    return sparse if sparse is not None and is_sparse else dense

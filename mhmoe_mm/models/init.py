@@ -8,7 +8,7 @@ neither is copied. Every module starts itself as it is built, so sparse layers k
 
 from torch import Tensor, nn
 
-from mhmoe_mm.moe.quantization import Quantization, QuantizedLinear
+from mhmoe_mm.moe.quantization import Quantization, make_linear
 
 STD = 0.02
 
@@ -22,10 +22,7 @@ def linear(
     dim_in: int, dim_out: int, bias: bool = True, quantization: Quantization | None = None
 ) -> nn.Linear:
     """A linear map that starts small, rounded if so wished."""
-    if quantization is None:
-        module = nn.Linear(dim_in, dim_out, bias=bias)
-    else:
-        module = QuantizedLinear(dim_in, dim_out, bias, quantization)
+    module = make_linear(dim_in, dim_out, bias, quantization)
     start_small(module.weight)
     if bias:
         nn.init.zeros_(module.bias)

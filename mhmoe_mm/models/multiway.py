@@ -27,7 +27,7 @@ from mhmoe_mm.models.branches import (
     MultiwayFFN,
     Route,
 )
-from mhmoe_mm.models.ffn import GeluFFN
+from mhmoe_mm.models.ffn import GeluFFN, check_sparse_every, ffn_of_layer
 
 
 class Layout(ABC):
@@ -49,11 +49,7 @@ class Layout(ABC):
         sparse_every: int = 2,
         sub_norm: bool = True,
     ):
-        if sparse_every < 1:
-            raise ValueError(
-                f"sparse_every is 1 (every layer is sparse) or more, got {sparse_every}: "
-                "for a network without sparse layers leave out `sparse`."
-            )
+        check_sparse_every(sparse_every)
         self.dense, self.sparse, self.sparse_every = dense, sparse, sparse_every
         self.sub_norm = sub_norm
 
@@ -65,8 +61,7 @@ class Layout(ABC):
         self, layer: int, num_layers: int, dim: int, num_heads: int, drop_path: float
     ) -> Block:
         """Layer number `layer` of `num_layers`, counted from 0."""
-        is_sparse = layer % self.sparse_every == self.sparse_every - 1
-        make = self.sparse if self.sparse is not None and is_sparse else self.dense
+        make = ffn_of_layer(layer, self.dense, self.sparse, self.sparse_every)
         ffn_route = self.ffn_route(layer, num_layers)
         return Block(
             attention_norm=Multiway(self.attention_route, lambda: nn.LayerNorm(dim)),

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mhmoe_mm.moe.experts import Experts, GeluExperts
-from mhmoe_mm.moe.quantization import Quantization, QuantizedLinear
+from mhmoe_mm.moe.quantization import Quantization, make_linear
 from mhmoe_mm.moe.routers import TopKRouter
 from mhmoe_mm.moe.routing import Kinds, Load, Router
 
@@ -156,8 +156,7 @@ def _projection(
         raise ValueError(f"The number of head or merge layers is 0 or more, got {num_layers}.")
     layers: list[nn.Module] = []
     for _ in range(num_layers):
-        plain = quantization is None
-        linear = nn.Linear(dim, dim) if plain else QuantizedLinear(dim, dim, True, quantization)
+        linear = make_linear(dim, dim, True, quantization)
         nn.init.xavier_uniform_(linear.weight, gain=gain)
         layers += [nn.ReLU(), linear] if layers else [linear]
     return nn.Sequential(*layers)

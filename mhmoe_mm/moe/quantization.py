@@ -73,6 +73,15 @@ def rounded(
     return row if quantization is None else quantization.row(row)
 
 
+def make_linear(
+    dim_in: int, dim_out: int, bias: bool, quantization: Quantization | None
+) -> nn.Linear:
+    """A linear map, rounded if so wished, with torch's own start."""
+    if quantization is None:
+        return nn.Linear(dim_in, dim_out, bias=bias)
+    return QuantizedLinear(dim_in, dim_out, bias, quantization)
+
+
 class QuantizedLinear(nn.Linear):
     """A linear map that rounds its matrix and what it reads, but not its bias."""
 
