@@ -33,8 +33,7 @@ class LanguageModel:
                 f"network's vocab_size={net.vocab_size}: it was trained with another one."
             )
         self.net, self.tokenizer, self.at_a_time = net, tokenizer, at_a_time
-        # Specials but the end, and ids of the network that no token has.
-        self._never = {*range(net.vocab_size)} - {*tokenizer.ordinary, tokenizer.eos}
+        self._never = tokenizer.unwritten(net.vocab_size)
 
     def likelihoods(
         self,

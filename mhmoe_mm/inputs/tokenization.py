@@ -100,6 +100,12 @@ class Tokenizer:
                 lengths[number] = len(piece.replace(BLANK, " ").encode())
         return lengths
 
+    def unwritten(self, num_ids: int) -> set[int]:
+        """Of the ids 0 to `num_ids`, a network's vocabulary, those that no text is written with:
+        special tokens but `</s>`, and ids without a token.
+        """
+        return set(range(num_ids)).difference(self.ordinary, [self.eos])
+
     def decode(self, ids: list[int]) -> str:
         """The text of ids, without special tokens."""
         return self._tokenizer.decode(ids, skip_special_tokens=True)

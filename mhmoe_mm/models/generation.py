@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mhmoe_mm.models.beit3 import BEiT3
 from mhmoe_mm.models.caption_reader import Reader
-from mhmoe_mm.models.sampling import without
+from mhmoe_mm.models.sampling import barred_tokens, without
 
 
 class Caption(NamedTuple):
@@ -69,20 +69,19 @@ def generate(
 ) -> list[Caption]:
     """The best caption found for every image; tokens in `never` are not written."""
     decoding.check(reader.net)
-    if decoding.num_beams == 1:
-        return _greedy(reader, image, bos, eos, decoding, never)
-    return _beams(reader, image, bos, eos, decoding, never)
+    write = _greedy if decoding.num_beams == 1 else _beams
+    return write(reader, image, bos, eos, decoding, barred_tokens(never, image.device))
 
 
-def _log_probs(score: Tensor, never: Collection[int]) -> Tensor:
-    return without(score, never).log_softmax(dim=1)
+def _log_probs(score: Tensor, barred: Tensor) -> Tensor:
+    return without(score, barred).log_softmax(dim=1)
 
 
 def _greedy(
-    reader: Reader, image: Tensor, bos: int, eos: int, decoding: Decoding, never: Collection[int]
+    reader: Reader, image: Tensor, bos: int, eos: int, decoding: Decoding, barred: Tensor
 ) -> list[Caption]:
     token = torch.full((len(image),), bos, device=image.device)
-    log_prob = _log_probs(reader.start(image, token), never)
+    log_prob = _log_probs(reader.start(image, token), barred)
     written, total, done = [], torch.zeros(len(image), device=image.device), token != bos
     while True:
         best, token = log_prob.max(dim=1)
@@ -91,7 +90,7 @@ def _greedy(
         done = done | (token == eos)
         if done.all() or len(written) == decoding.longest:
             break
-        log_prob = _log_probs(reader.step(token), never)
+        log_prob = _log_probs(reader.step(token), barred)
     rows = torch.stack(written, dim=1).tolist()
     return [
         _caption(row, score, eos, decoding) for row, score in zip(rows, total.tolist(), strict=True)
@@ -159,10 +158,10 @@ class _Search:
 
 
 def _beams(
-    reader: Reader, image: Tensor, bos: int, eos: int, decoding: Decoding, never: Collection[int]
+    reader: Reader, image: Tensor, bos: int, eos: int, decoding: Decoding, barred: Tensor
 ) -> list[Caption]:
     batch, beams, device = len(image), decoding.num_beams, image.device
-    log_prob = _log_probs(reader.start(image, torch.full((batch,), bos, device=device)), never)
+    log_prob = _log_probs(reader.start(image, torch.full((batch,), bos, device=device)), barred)
     vocab = log_prob.shape[1]
     reader.reorder(torch.arange(batch, device=device).repeat_interleave(beams))
     log_prob = log_prob.repeat_interleave(beams, dim=0)
@@ -183,5 +182,5 @@ def _beams(
         if length == decoding.longest or all(search.settled() for search in searches):
             break
         reader.reorder(torch.tensor(parents, device=device))
-        log_prob = _log_probs(reader.step(torch.tensor(tokens, device=device)), never)
+        log_prob = _log_probs(reader.step(torch.tensor(tokens, device=device)), barred)
     return [search.best() for search in searches]

@@ -92,7 +92,9 @@ def sample(
     """
     check_single_tokens(net, "Texts cannot be generated")
     if any(len(prompt) == 0 for prompt in prompts):
-        raise ValueError("A prompt has one token or more: begin with `<s>` where there is no text.")
+        raise ValueError(
+            "A prompt has one token or more: begin with `</s>` where there is no text."
+        )
     if max_tokens < 0:
         raise ValueError(f"max_tokens is 0 or more, got {max_tokens}.")
     written: list[list[int]] = [[] for _ in prompts]
@@ -116,6 +118,7 @@ def _continued(
 ) -> Int[Tensor, "rows new"]:
     """What follows texts of one length; whatever stands behind the first `eos` of a row."""
     start, read, past = text.shape[1], 0, [Past() for _ in net.layers]
+    barred = barred_tokens(never, text.device)
     done = torch.zeros(len(text), dtype=torch.bool, device=text.device)
     while text.shape[1] - start < max_tokens and not done.all():
         known = 0 if past[0].key is None else past[0].key.shape[2]
@@ -125,7 +128,7 @@ def _continued(
             read = text.shape[1] - room
         hidden = net(text[:, read:], past=past).hidden[:, -1]
         read = text.shape[1]
-        scores = without(net.scores(hidden).float(), never)
+        scores = without(net.scores(hidden).float(), barred)
         token = sampling.draw(scores, generator)
         if eos is not None:
             token = torch.where(done, eos, token)
@@ -135,9 +138,14 @@ def _continued(
 
 
 def without(
-    scores: Float[Tensor, "rows vocab"], never: Collection[int]
+    scores: Float[Tensor, "rows vocab"], barred: Int[Tensor, " barred"]
 ) -> Float[Tensor, "rows vocab"]:
-    """The scores, those of the tokens in `never` at minus infinity."""
-    if not never:
-        return scores
-    return scores.index_fill(1, torch.tensor(sorted(never), device=scores.device), -torch.inf)
+    """The scores, those of the barred tokens at minus infinity."""
+    return scores.index_fill(1, barred, -torch.inf) if len(barred) else scores
+
+
+def barred_tokens(never: Collection[int], device: torch.device) -> Int[Tensor, " barred"]:
+    """Tokens that are not written as `without` wants them: made once for a text, not for each of
+    its tokens.
+    """
+    return torch.tensor(sorted(never), dtype=torch.long, device=device)

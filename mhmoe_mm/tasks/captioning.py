@@ -131,8 +131,6 @@ class Captioning(Task):
         """The best caption found for every image, uint8 (batch 3 height width)."""
         words = self.vocabulary
         reader = Reader(self.net, self.text_head, words.mask)
-        # Specials but the end, and ids of the network that no token has.
-        unused = range(words.vocab_size, self.net.vocab_size)
-        never = [*(words.specials - {words.eos}), *unused]
+        never = words.unwritten(self.net.vocab_size)
         found = generate(reader, normalized(pixel), words.bos, words.eos, self.decoding, never)
         return [words.decode(caption.token) for caption in found]
