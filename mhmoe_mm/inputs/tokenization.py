@@ -101,7 +101,7 @@ class Tokenizer:
         return lengths
 
     def unwritten(self, num_ids: int) -> set[int]:
-        """Of the ids 0 to `num_ids`, a network's vocabulary, those that no text is written with:
+        """Of the ids below `num_ids`, a network's vocabulary, those that no text is written with:
         special tokens but `</s>`, and ids without a token.
         """
         return set(range(num_ids)).difference(self.ordinary, [self.eos])

@@ -4,9 +4,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from mhmoe_mm.models.decoder import Decoder
-from mhmoe_mm.moe.layer_shape import shape_of
-from mhmoe_mm.moe.mh_moe import MHMoE, SparseMoE
+from mhmoe_mm.models.decoder import Decoder, DecoderLayer
+from mhmoe_mm.models.net_cost import feed_forward_cost, matrix_entries, num_parameters
 
 
 class Cost(NamedTuple):
@@ -32,18 +31,20 @@ def part_costs(net: Decoder, context: int) -> dict[str, Cost]:
             do, although on average it looks at half.
     """
     vocabulary = net.vocab_size * net.dim
-    positions = _numel(net.positions)
+    positions = num_parameters(net.positions)
     costs = {"embedding": Cost(vocabulary + positions, vocabulary + positions, 0.0)}
     for number, layer in enumerate(net.layers):
-        for name in ("attention", "ffn"):
-            part = layer.get_submodule(name)
-            found = _cost(part)
-            norm = _numel(layer.get_submodule(f"{name}_norm"))
-            looking = 2 * context * net.dim if name == "attention" else 0
+        assert isinstance(layer, DecoderLayer)
+        found = {
+            "attention": _attention_cost(layer.attention, context, net.dim),
+            "ffn": _ffn_cost(layer.ffn),
+        }
+        for name, part in found.items():
+            norm = num_parameters(layer.get_submodule(f"{name}_norm"))
             costs[f"layers.{number}.{name}"] = Cost(
-                found.parameters + norm, found.active_parameters + norm, found.macs + looking
+                part.parameters + norm, part.active_parameters + norm, part.macs
             )
-    costs["output"] = Cost(_numel(net.norm), _numel(net.norm), float(vocabulary))
+    costs["output"] = Cost(num_parameters(net.norm), num_parameters(net.norm), float(vocabulary))
     return costs
 
 
@@ -57,17 +58,11 @@ def decoder_cost(net: Decoder, context: int) -> Cost:
     )
 
 
-def _cost(module: nn.Module) -> Cost:
-    if not isinstance(module, SparseMoE | MHMoE):
-        matrices = sum(p.numel() for p in module.parameters() if p.ndim == 2)
-        return Cost(_numel(module), _numel(module), matrices)
-    shape = shape_of(module)
-    shared = 0.0 if module.shared is None else _cost(module.shared).macs
-    reached = min(shape.num_heads * shape.top_k / shape.num_experts, 1.0)
-    idle = (1 - reached) * shape.expert_parameters
-    total = _numel(module)
-    return Cost(total, total - idle, shape.macs + shared)
+def _attention_cost(module: nn.Module, context: int, dim: int) -> Cost:
+    total = num_parameters(module)
+    return Cost(total, total, matrix_entries(module) + 2 * context * dim)
 
 
-def _numel(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+def _ffn_cost(module: nn.Module) -> Cost:
+    total, found = num_parameters(module), feed_forward_cost(module)
+    return Cost(total, total - found.idle, found.macs + found.router_macs)

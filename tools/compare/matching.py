@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from mhmoe_mm.callbacks.net_cost import NetCost
+from mhmoe_mm.models.net_cost import NetCost
 
 
 class Tolerance(NamedTuple):

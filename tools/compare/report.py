@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from mhmoe_mm.callbacks.net_cost import NetCost
+from mhmoe_mm.models.net_cost import NetCost
 from tools.compare.comparison import Comparison
 from tools.compare.matching import differences, remarks
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mhmoe_mm.callbacks.net_cost import net_cost
 from mhmoe_mm.models.ffn import GeluFFN
 from mhmoe_mm.models.multiway import PaperLayout
+from mhmoe_mm.models.net_cost import net_cost
 from mhmoe_mm.moe import LoopBackend, MHMoE, SparseMoE
 from tests.models.nets import DIM, LAYERS, dense_ffn, small_net
 

@@ -29,12 +29,14 @@ class NetCost(NamedTuple):
     """Feed-forward places that hold experts."""
 
 
-class _Part(NamedTuple):
-    """The costs of one feed-forward net; a token does not reach its `idle` parameters."""
+class FeedForwardCost(NamedTuple):
+    """The costs of one feed-forward net, dense or sparse."""
 
     macs: float = 0.0
+    """Without the router's."""
     router_macs: float = 0.0
     idle: float = 0.0
+    """Parameters of the experts that a token, on average, does not reach."""
     sparse: bool = False
 
 
@@ -45,50 +47,56 @@ def net_cost(net: nn.Module) -> NetCost:
     multiply-adds are those of the costliest.
     """
     places = [part for name, part in net.named_modules() if name.rpartition(".")[2] == "ffn"]
-    parts = [_part(place) for place in places]
-    total = _numel(net)
+    parts = [feed_forward_cost(place) for place in places]
+    total = num_parameters(net)
     return NetCost(
         parameters=total,
         active_parameters=round(total - sum(part.idle for part in parts)),
-        feed_forward_parameters=sum(_numel(place) for place in places),
+        feed_forward_parameters=sum(num_parameters(place) for place in places),
         macs=sum(part.macs for part in parts),
         router_macs=sum(part.router_macs for part in parts),
         sparse_layers=sum(part.sparse for part in parts),
     )
 
 
-def _part(module: nn.Module) -> _Part:
+def feed_forward_cost(module: nn.Module) -> FeedForwardCost:
+    """Count a feed-forward net, or the costliest of its branches."""
     if isinstance(module, MultiwayFFN):
-        branches = [_part(branch) for branch in module.values()]
+        branches = [feed_forward_cost(branch) for branch in module.values()]
         largest = max(branches, key=lambda part: part.macs)
         return largest._replace(idle=sum(part.idle for part in branches))
     if isinstance(module, MHMoE):
         inner = _sparse(module.moe, module.num_heads)
-        own = _matrices(module.head_proj) + _matrices(module.merge_proj) + _matrices(module.shared)
+        own = (
+            matrix_entries(module.head_proj)
+            + matrix_entries(module.merge_proj)
+            + matrix_entries(module.shared)
+        )
         return inner._replace(macs=inner.macs + own)
     if isinstance(module, SparseMoE):
         return _sparse(module, sub_tokens=1)
-    return _Part(macs=_matrices(module))
+    return FeedForwardCost(macs=matrix_entries(module))
 
 
-def _sparse(moe: SparseMoE, sub_tokens: int) -> _Part:
+def _sparse(moe: SparseMoE, sub_tokens: int) -> FeedForwardCost:
     """A token is `sub_tokens` pieces, each of which goes to some experts."""
     visits = sub_tokens * moe.router.experts_per_token
     stacked = [p for p in moe.experts.parameters() if p.ndim == 3]
     num_experts = moe.experts.num_experts
     reached = min(visits / num_experts, 1.0)
-    return _Part(
-        macs=visits * sum(p.numel() for p in stacked) / num_experts + _matrices(moe.shared),
-        router_macs=sub_tokens * _matrices(moe.router),
-        idle=(1 - reached) * _numel(moe.experts),
+    return FeedForwardCost(
+        macs=visits * sum(p.numel() for p in stacked) / num_experts + matrix_entries(moe.shared),
+        router_macs=sub_tokens * matrix_entries(moe.router),
+        idle=(1 - reached) * num_parameters(moe.experts),
         sparse=True,
     )
 
 
-def _matrices(module: nn.Module | None) -> int:
-    """Multiply-adds of a vector with every matrix of a module once."""
+def matrix_entries(module: nn.Module | None) -> int:
+    """Multiply-adds of a vector with every matrix of a module once; 0 for None."""
     return sum(p.numel() for p in module.parameters() if p.ndim == 2) if module else 0
 
 
-def _numel(module: nn.Module) -> int:
+def num_parameters(module: nn.Module) -> int:
+    """All parameters of a module."""
     return sum(p.numel() for p in module.parameters())
