@@ -6,21 +6,19 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from datamodules.token_files import SUFFIX
 from mhmoe_mm.inputs.tokenization import Tokenizer
 from tools.build_corpus.documents import Reading, Skipped, kind_of, read_documents
 from tools.build_corpus.token_writer import TokenRecord, TokenWriter
 from tools.build_shards.annotations import hashes
+from tools.build_shards.card import Card, write_card
 from tools.build_shards.errors import InputError
-from tools.build_shards.files import write_whole
 from tools.build_shards.progress import ProgressBar
 from tools.build_shards.source import SPLITS
 
 FORMAT = "corpus 1"
 BATCH_LETTERS, BATCH_DOCUMENTS = 2**20, 1024
-Card = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -108,8 +106,7 @@ def build(
         },
         "skipped": {"count": skipped.count, "first": [asdict(each) for each in skipped.first]},
     }
-    text = json.dumps(card, ensure_ascii=False, indent=1) + "\n"
-    write_whole(out / "card.json", text.encode())
+    write_card(card, out)
     return card
 
 

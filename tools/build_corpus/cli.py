@@ -7,9 +7,10 @@ from rich.console import Console
 from rich.table import Table
 
 from mhmoe_mm.inputs.tokenization import Tokenizer
-from tools.build_corpus.build import Card, Input, Options, Shares, build
+from tools.build_corpus.build import Input, Options, Shares, build
 from tools.build_corpus.documents import Skipped
 from tools.build_corpus.options import add_reading_options, named_file, reading_of
+from tools.build_shards.card import Card
 from tools.build_shards.errors import InputError, run_reporting
 from tools.build_shards.source import SPLITS
 

@@ -6,7 +6,6 @@ files until then.
 """
 
 import json
-import os
 import shutil
 import struct
 import tempfile
@@ -20,7 +19,7 @@ from datamodules.token_files import FORMAT, KINDS
 from mhmoe_mm.inputs.tokenization import Tokenizer
 from tools.build_shards.archive import file_sha256
 from tools.build_shards.errors import InputError
-from tools.build_shards.files import publish
+from tools.build_shards.files import whole_file
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,11 @@ class TokenWriter:
         self.documents = self.tokens = self.text_bytes = self.unknown = 0
         self._token_bytes = np.array(tokenizer.token_bytes, dtype=np.int64)
         kind = "U16" if tokenizer.vocab_size <= 2**16 else "I32"
-        self._kinds = {"document_end": "I64", "unspelled": "I32", "token": kind}
+        self._kinds = {
+            "document_end": "I64", "unspelled": "I32", "token_bytes": "I32", "token": kind
+        }  # fmt: skip
         self._parts = {name: _nameless(path.parent) for name in self._kinds}
+        self._write("token_bytes", self._token_bytes)
 
     def __enter__(self) -> "TokenWriter":
         return self
@@ -86,24 +88,11 @@ class TokenWriter:
         """Give the file its name; InputError where there is no document."""
         if not self.documents:
             raise InputError(f"there is no document for {self.path}.")
-        lengths = {"document_end": self.documents, "unspelled": self.documents}
-        lengths |= {"token_bytes": len(self._token_bytes), "token": self.tokens}
-        temporary = self.path.with_name(f"{self.path.name}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(self._header(lengths))
-                for name in lengths:
-                    if name == "token_bytes":
-                        file.write(self._token_bytes.astype(KINDS["I32"]).tobytes())
-                        continue
-                    self._parts[name].seek(0)
-                    shutil.copyfileobj(self._parts[name], file, 2**20)
-                file.flush()
-                os.fsync(file.fileno())
-            publish(temporary, self.path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with whole_file(self.path) as file:
+            file.write(self._header())
+            for part in self._parts.values():
+                part.seek(0)
+                shutil.copyfileobj(part, file, 2**20)
         return TokenRecord(
             self.documents,
             self.tokens,
@@ -116,7 +105,7 @@ class TokenWriter:
     def _write(self, name: str, values: np.ndarray) -> None:
         self._parts[name].write(values.astype(KINDS[self._kinds[name]]).tobytes())
 
-    def _header(self, lengths: dict[str, int]) -> bytes:
+    def _header(self) -> bytes:
         """The length of the header and the header, which ends at a multiple of 8 bytes."""
         metadata = {
             "format": FORMAT,
@@ -126,9 +115,9 @@ class TokenWriter:
         }
         header: dict[str, object] = {"__metadata__": metadata}
         begin = 0
-        for name, length in lengths.items():
-            kind = {**self._kinds, "token_bytes": "I32"}[name]
-            end = begin + length * np.dtype(KINDS[kind]).itemsize
+        for name, kind in self._kinds.items():
+            end = begin + self._parts[name].tell()
+            length = (end - begin) // np.dtype(KINDS[kind]).itemsize
             header[name] = {"dtype": kind, "shape": [length], "data_offsets": [begin, end]}
             begin = end
         text = json.dumps(header, separators=(",", ":")).encode()

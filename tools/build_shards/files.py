@@ -1,17 +1,29 @@
 """Files that are there whole or not at all, also after a power cut."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from tools.build_shards.errors import InputError
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under another name, push it to the disk, and only then give it its name."""
+    """Write a file so that it is there whole or not at all."""
+    with whole_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file under another name, which is pushed to the disk and only then given its name; where
+    the block fails, nothing is left.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         publish(temporary, path)
