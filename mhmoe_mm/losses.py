@@ -26,9 +26,12 @@ class Prediction(NamedTuple):
     sums of batches do not depend on how they were cut; None: `loss * predicted` has to do."""
 
 
-def exact_sum(rows: Float[Tensor, " rows"]) -> Float[Tensor, ""]:
-    """The sum of some rows' losses in float64; on Apple's GPUs, which have none, in float32."""
-    return rows.detach().sum(dtype=torch.float32 if rows.device.type == "mps" else torch.float64)
+def exact_sum(rows: Float[Tensor, "*more rows"]) -> Float[Tensor, "*more"]:
+    """The sum of some rows' losses, over the last axis, in float64; on Apple's GPUs, which have
+    none, in float32.
+    """
+    exact = torch.float32 if rows.device.type == "mps" else torch.float64
+    return rows.detach().sum(dim=-1, dtype=exact)
 
 
 def masked_cross_entropy(

@@ -64,9 +64,8 @@ class LanguageModeling(Task):
             decoded.hidden[wanted], self.net.output_weight, target, self.loss_chunk
         )
         tokens = wanted.sum(dim=1)
-        row = torch.arange(len(tokens), device=each.device).repeat_interleave(tokens)
-        exact = each if each.device.type == "mps" else each.double()
-        nats = exact.new_zeros(len(tokens)).index_add(0, row, exact)
+        by_row = each.new_zeros(wanted.shape).masked_scatter(wanted, each)
+        nats = exact_sum(by_row)
         language = [batch.languages[i] for i in batch.language.tolist()]
         self.score.update(nats, tokens, batch.num_bytes, language, batch.key, batch.valid)
         mean = each.sum() / tokens.sum().clamp(min=1)
