@@ -10,6 +10,7 @@ from torch import nn
 
 from mhmoe_mm.command_line.options import restrict_imports
 from mhmoe_mm.moe import MHMoE, SparseMoE
+from mhmoe_mm.moe.budget import PRESETS, shape_of
 
 NETS = Path(__file__).parents[2] / "conf" / "nets"
 
@@ -62,6 +63,22 @@ def test_the_giants_parts_have_the_papers_sizes():
         assert sum(millions(net, m) for m in matrices) == pytest.approx(size, abs=0.2)
     maps = ("query", "key", "value", "out")
     assert sum(millions(net, f"attention.{m}.") for m in maps) == pytest.approx(317.4, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [
+        ("lm_char_mh_moe", "mh_moe_h2"),
+        ("lm_paper2_mh_moe_h3", "mh_moe_h3"),
+        ("lm_paper2_bitnet", "mh_moe_h3"),
+    ],
+)
+def test_sparse_layers_of_a_papers_net_have_the_papers_shape(name, preset):
+    net = on_meta(name)
+    layers = [m for m in net.modules() if isinstance(m, MHMoE)]
+    assert layers
+    for layer in layers:
+        assert shape_of(layer) == PRESETS[preset](net.dim)
 
 
 def test_every_sparse_layer_gets_modules_of_its_own():
