@@ -24,6 +24,7 @@ from mhmoe_mm.command_line.resume import RUNS, compare, find_checkpoint, read_hy
 from mhmoe_mm.command_line.saved_config import SaveConfig, redacted
 from mhmoe_mm.command_line.sources import Sources
 from mhmoe_mm.command_line.weights import weights_path
+from mhmoe_mm.parallel.strategy import FSDP2
 
 
 class Parser(LightningArgumentParser):
@@ -193,6 +194,8 @@ class Command(LightningCLI):
         if command == "predict":
             given.append(PredictionWriter(predictions, self._identity))
         given.append(_Started(self))
+        if config.get("strategy") == "fsdp":
+            config["strategy"] = FSDP2()
         trainer = super()._instantiate_trainer({**config, "callbacks": given}, callbacks)
         if command == "fit":
             expect_unused_parameters(trainer)

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mhmoe_mm.moe.backends import Backend, GroupedBackend, Rows
+from mhmoe_mm.moe.own_part import own_part
 from mhmoe_mm.moe.quantization import Quantization, rounded
 from mhmoe_mm.moe.routing import Plan
 
@@ -42,10 +43,11 @@ class Experts(nn.Module, ABC):
         bias: Float[Tensor, "experts b"] | None,
     ) -> Float[Tensor, "rows b"]:
         """Every row times its expert's matrix, which is rounded if so wished, plus a bias."""
+        weight = own_part(weight)
         if self.quantization is not None:
             weight = self.quantization.weight(weight)
         product = rows.product(row, weight.to(row.dtype))
-        return product if bias is None else product + rows.vector(bias.to(row.dtype))
+        return product if bias is None else product + rows.vector(own_part(bias).to(row.dtype))
 
     @abstractmethod
     def form(self, row: Float[Tensor, "rows width"], rows: Rows) -> Float[Tensor, "rows width"]:
@@ -126,7 +128,8 @@ class StackedNorm(nn.Module):
 
     def forward(self, row: Float[Tensor, "rows width"], rows: Rows) -> Float[Tensor, "rows width"]:
         normal = F.layer_norm(row.float(), row.shape[1:], eps=self.eps)
-        return (normal * rows.vector(self.weight) + rows.vector(self.bias)).to(row.dtype)
+        scaled = normal * rows.vector(own_part(self.weight))
+        return (scaled + rows.vector(own_part(self.bias))).to(row.dtype)
 
 
 def _stacked(num_experts: int, fan_in: int, fan_out: int) -> nn.Parameter:

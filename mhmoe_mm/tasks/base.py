@@ -25,6 +25,9 @@ from mhmoe_mm.metrics.prediction_mean import PredictionMean
 from mhmoe_mm.moe.mh_moe import MHMoE, SparseMoE
 from mhmoe_mm.moe.routing import Load, total_load
 from mhmoe_mm.optim import AdamW, WarmupCosine
+from mhmoe_mm.parallel.norms import clip_grad_norm, clip_grad_value
+from mhmoe_mm.parallel.strategy import FSDP2
+from mhmoe_mm.parallel.whole_step import of_all_ranks
 from mhmoe_mm.prediction_files import PredictionFile
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
@@ -125,6 +128,11 @@ class Task(LightningModule, ABC):
         for line in report.lines():
             rank_zero_info(line)
 
+    def configure_model(self) -> None:
+        """Shard the network, where the strategy does so. Without a trainer: a checkpoint is loaded."""
+        if self._trainer is not None and isinstance(self.trainer.strategy, FSDP2):
+            self.trainer.strategy.shard(self, ("losses", "evaluate", "predict"))
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep how texts are read, where the data module knows it as its `texts`: with that, the
         file is of use on its own.
@@ -144,14 +152,15 @@ class Task(LightningModule, ABC):
         for name, load in loads.items():
             waiting = self._waiting.get(name)
             self._waiting[name] = load if waiting is None else total_load([waiting, load])
-        loss = self._weighted(outcome.predictions)
+        predictions, balanced = of_all_ranks(outcome.predictions, outcome.loads)
+        loss = self._weighted(predictions)
         values = {"train/loss": loss.detach()}
-        if outcome.loads:
-            balance = torch.stack([load.balance for load in outcome.loads.values()])
-            z_loss = torch.stack([load.z_loss for load in outcome.loads.values()])
+        if balanced:
+            balance = torch.stack([load.balance for load in balanced.values()])
+            z_loss = torch.stack([load.z_loss for load in balanced.values()])
             loss = loss + self.balance_weight * balance.sum() + self.z_weight * z_loss.sum()
             values["train/balance"] = balance.detach().mean()
-        for name, prediction in outcome.predictions.items():
+        for name, prediction in predictions.items():
             values[f"train/{name}"] = prediction.loss.detach()
             if prediction.correct is not None:
                 share = prediction.correct / prediction.predicted.clamp(min=1)
@@ -236,6 +245,21 @@ class Task(LightningModule, ABC):
             assert isinstance(layer, SparseMoE | MHMoE)
             layer.router.step(load._replace(count=reduce(load.count.clone(), reduce_op="sum")))
         self._waiting = {}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As the trainer says, also where gradients are spread over ranks."""
+        strategy = self.trainer.strategy
+        if gradient_clip_val is None or not isinstance(strategy, FSDP2):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_algorithm == "value":
+            clip_grad_value(self.parameters(), gradient_clip_val)
+        else:
+            clip_grad_norm(self.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.make_optimizer(self.named_parameters())

@@ -1,0 +1,1 @@
+"""Several processes that train one network: what is sharded, and sums over all of them."""

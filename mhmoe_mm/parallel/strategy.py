@@ -1,0 +1,115 @@
+"""Lightning's strategy for networks sharded over ranks: FSDP2, with expert parallelism.
+
+Everything that moves is torch's: `fully_shard`, DTensor, distributed checkpoints. On CPU the ranks
+talk through gloo, so what runs on many GPUs can be tried on a laptop.
+"""
+
+from datetime import timedelta
+from typing import Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule
+
+from mhmoe_mm.parallel.sharding import Meshes, Sharding, shard
+
+GATHERED = {
+    "bf16-mixed": torch.bfloat16,
+    "bf16-true": torch.bfloat16,
+    "16-mixed": torch.float16,
+}
+"""By the trainer's precision: that in which weights come together."""
+
+
+class FSDP2(ModelParallelStrategy):
+    """Every rank holds a share of weights, gradients and optimizer state; what `fsdp` means here.
+
+    Args:
+        expert_parallel: over how many ranks the experts are spread; divides the number of ranks and
+            every layer's number of experts. Tokens travel to their experts.
+        replicas: copies of the network, each sharded over `ranks / replicas` ranks; with many nodes
+            one copy a node keeps most traffic within it. Without expert parallelism only.
+        recompute: compute the blocks' activations again in the backward pass.
+        compile: compile every block.
+        offload: keep weights, gradients and optimizer state in the memory of the host.
+        keep_gathered: keep a block's weights from its forward to its backward.
+        gather: precision in which weights come together: "auto" is the trainer's.
+        sharded_checkpoints: every rank writes its share, into a folder; otherwise rank 0 collects
+            all of it and writes one file.
+        timeout_s: after so many seconds without an answer from the others a rank gives up.
+    """
+
+    def __init__(
+        self,
+        expert_parallel: int = 1,
+        replicas: int = 1,
+        recompute: bool = False,
+        compile: bool = False,
+        offload: bool = False,
+        keep_gathered: bool = False,
+        gather: Literal["auto", "fp32", "bf16"] = "auto",
+        sharded_checkpoints: bool = True,
+        timeout_s: float = 600.0,
+    ):
+        if expert_parallel < 1 or replicas < 1:
+            raise ValueError(
+                f"expert_parallel={expert_parallel} and replicas={replicas} are numbers of ranks, "
+                "1 or more."
+            )
+        if expert_parallel > 1 and replicas > 1:
+            raise ValueError(
+                f"expert_parallel={expert_parallel} and replicas={replicas} do not go together: "
+                "leave one of them at 1."
+            )
+        super().__init__(
+            save_distributed_checkpoint=sharded_checkpoints, timeout=timedelta(seconds=timeout_s)
+        )
+        self.expert_parallel, self.replicas, self.gather = expert_parallel, replicas, gather
+        self.recompute, self.compile, self.offload = recompute, compile, offload
+        self.keep_gathered = keep_gathered
+
+    def setup_environment(self) -> None:
+        """Lightning's own mesh has all ranks as data-parallel ones: each reads rows of its own."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        self._tensor_parallel_size = 1
+        super().setup_environment()
+
+    def shard(self, module: LightningModule, methods: tuple[str, ...]) -> None:
+        """Shard a module in place, once; `methods` are called instead of its `forward`."""
+        if isinstance(module, FSDPModule):
+            return
+        sharding = Sharding(
+            self._gathered(), self.recompute, self.compile, self.offload, self.keep_gathered
+        )
+        shard(module, methods, self._meshes(), sharding)
+        told = f"{self.world_size} ranks"
+        if self.expert_parallel > 1:
+            told += f", experts over {self.expert_parallel} of them"
+        if self.replicas > 1:
+            told += f", {self.replicas} replicas"
+        rank_zero_info(f"fsdp: FSDP2, sharded over {told}")
+
+    def _gathered(self) -> torch.dtype | None:
+        if self.gather == "auto":
+            return GATHERED.get(str(self.precision_plugin.precision))
+        return torch.bfloat16 if self.gather == "bf16" else None
+
+    def _meshes(self) -> Meshes:
+        ranks, device = self.world_size, self.root_device.type
+        for name in ("expert_parallel", "replicas"):
+            if ranks % getattr(self, name):
+                raise ValueError(
+                    f"{name}={getattr(self, name)} does not divide the number of ranks, {ranks}."
+                )
+        if self.replicas > 1:
+            shape = (self.replicas, ranks // self.replicas)
+            dense = init_device_mesh(device, shape, mesh_dim_names=("replica", "fsdp"))
+        else:
+            dense = init_device_mesh(device, (ranks,), mesh_dim_names=("fsdp",))
+        if self.expert_parallel == 1:
+            return Meshes(dense, None)
+        shape = (ranks // self.expert_parallel, self.expert_parallel)
+        return Meshes(dense, init_device_mesh(device, shape, mesh_dim_names=("efsdp", "ep")))
