@@ -1,6 +1,6 @@
 """Captions written by a network: the most probable token each time, or beam search."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -66,11 +66,16 @@ def generate(
     eos: int,
     decoding: Decoding = Decoding(),
     never: Collection[int] = (),
+    stop: Callable[[bool], bool] = bool,
 ) -> list[Caption]:
-    """The best caption found for every image; tokens in `never` are not written."""
+    """The best caption found for every image; tokens in `never` are not written.
+
+    `stop` is told after every token whether all captions are found, and says whether to stop. Ranks
+    that share a network out must go on until all of them have theirs; captions stay as they are.
+    """
     decoding.check(reader.net)
     write = _greedy if decoding.num_beams == 1 else _beams
-    return write(reader, image, bos, eos, decoding, barred_tokens(never, image.device))
+    return write(reader, image, bos, eos, decoding, barred_tokens(never, image.device), stop)
 
 
 def _log_probs(score: Tensor, barred: Tensor) -> Tensor:
@@ -78,7 +83,13 @@ def _log_probs(score: Tensor, barred: Tensor) -> Tensor:
 
 
 def _greedy(
-    reader: Reader, image: Tensor, bos: int, eos: int, decoding: Decoding, barred: Tensor
+    reader: Reader,
+    image: Tensor,
+    bos: int,
+    eos: int,
+    decoding: Decoding,
+    barred: Tensor,
+    stop: Callable[[bool], bool],
 ) -> list[Caption]:
     token = torch.full((len(image),), bos, device=image.device)
     log_prob = _log_probs(reader.start(image, token), barred)
@@ -88,7 +99,7 @@ def _greedy(
         total, token = total + best.masked_fill(done, 0), token.masked_fill(done, eos)
         written.append(token)
         done = done | (token == eos)
-        if done.all() or len(written) == decoding.longest:
+        if len(written) == decoding.longest or stop(bool(done.all())):
             break
         log_prob = _log_probs(reader.step(token), barred)
     rows = torch.stack(written, dim=1).tolist()
@@ -158,7 +169,13 @@ class _Search:
 
 
 def _beams(
-    reader: Reader, image: Tensor, bos: int, eos: int, decoding: Decoding, barred: Tensor
+    reader: Reader,
+    image: Tensor,
+    bos: int,
+    eos: int,
+    decoding: Decoding,
+    barred: Tensor,
+    stop: Callable[[bool], bool],
 ) -> list[Caption]:
     batch, beams, device = len(image), decoding.num_beams, image.device
     log_prob = _log_probs(reader.start(image, torch.full((batch,), bos, device=device)), barred)
@@ -179,7 +196,8 @@ def _beams(
             parent, token = search.advance(ranked)
             parents += [row * beams + beam for beam in parent]
             tokens += token
-        if length == decoding.longest or all(search.settled() for search in searches):
+        settled = all(search.settled() for search in searches)
+        if length == decoding.longest or stop(settled):
             break
         reader.reorder(torch.tensor(parents, device=device))
         log_prob = _log_probs(reader.step(torch.tensor(tokens, device=device)), barred)

@@ -25,6 +25,7 @@ from mhmoe_mm.metrics.prediction_mean import PredictionMean
 from mhmoe_mm.moe.mh_moe import MHMoE, SparseMoE
 from mhmoe_mm.moe.routing import Load, total_load
 from mhmoe_mm.optim import AdamW, WarmupCosine
+from mhmoe_mm.parallel.agreement import any_rank, is_shared_out
 from mhmoe_mm.parallel.norms import clip_grad_norm, clip_grad_value
 from mhmoe_mm.parallel.strategy import FSDP2
 from mhmoe_mm.parallel.whole_step import of_all_ranks
@@ -129,7 +130,7 @@ class Task(LightningModule, ABC):
             rank_zero_info(line)
 
     def configure_model(self) -> None:
-        """Shard the network, where the strategy does so. Without a trainer: a checkpoint is loaded."""
+        """Shard the network, where the strategy does so; a checkpoint is loaded without a trainer."""
         if self._trainer is not None and isinstance(self.trainer.strategy, FSDP2):
             self.trainer.strategy.shard(self, ("losses", "evaluate", "predict"))
 
@@ -183,10 +184,17 @@ class Task(LightningModule, ABC):
         """What is predicted of the rows of a batch that do not only fill it up; empty where it
         `is_predicted` already.
         """
-        if self.is_predicted(batch, batch_idx):
+        done = self.is_predicted(batch, batch_idx)
+        if not self.any_rank(not done):
             return []
         rows = zip(self.predict(batch), batch.valid.tolist(), strict=True)
-        return [row for row, valid in rows if valid]
+        return [row for row, valid in rows if valid and not done]
+
+    def any_rank(self, here: bool) -> bool:
+        """Whether it is so on any of the ranks that share this network out: they must run it
+        equally often. Where every rank has all of it, only `here` counts.
+        """
+        return any_rank(here, self.device) if is_shared_out(self) else here
 
     def _evaluate(self, batch: Any) -> dict[str, Any]:
         outcome = self.evaluate(batch)

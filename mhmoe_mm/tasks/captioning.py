@@ -102,13 +102,15 @@ class Captioning(Task):
         return Outcome({"token": prediction}, encoded.loads)
 
     def evaluate(self, batch: CaptionBatch) -> Outcome:
-        if any(batch.references):
+        asked = any(batch.references)
+        if self.any_rank(asked):
             written = self.caption(batch.pixel)
-            self.scores.update(written, batch.references, batch.image_id, batch.valid)
-            for name, text in zip(batch.image_id, written, strict=True):
-                self._printed.append(f"{name}: {text}")
-            del self._printed[PRINTED:]
-        if not (batch.target != IGNORED).any():
+            if asked:
+                self.scores.update(written, batch.references, batch.image_id, batch.valid)
+                for name, text in zip(batch.image_id, written, strict=True):
+                    self._printed.append(f"{name}: {text}")
+                del self._printed[PRINTED:]
+        if not self.any_rank(bool((batch.target != IGNORED).any())):
             return Outcome({}, {})
         return self.losses(batch)
 
@@ -132,5 +134,10 @@ class Captioning(Task):
         words = self.vocabulary
         reader = Reader(self.net, self.text_head, words.mask)
         never = words.unwritten(self.net.vocab_size)
-        found = generate(reader, normalized(pixel), words.bos, words.eos, self.decoding, never)
+        found = generate(
+            reader, normalized(pixel), words.bos, words.eos, self.decoding, never, self._all_done
+        )
         return [words.decode(caption.token) for caption in found]
+
+    def _all_done(self, here: bool) -> bool:
+        return not self.any_rank(not here)
