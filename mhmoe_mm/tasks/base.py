@@ -130,7 +130,7 @@ class Task(LightningModule, ABC):
             rank_zero_info(line)
 
     def configure_model(self) -> None:
-        """Shard the network, where the strategy does so; a checkpoint is loaded without a trainer."""
+        """Shard the network, where there is a strategy that does so."""
         if self._trainer is not None and isinstance(self.trainer.strategy, FSDP2):
             self.trainer.strategy.shard(self, ("losses", "evaluate", "predict"))
 
