@@ -5,19 +5,18 @@ released BEiT-3 models. Nothing that a file says is run.
 """
 
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import NamedTuple
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mhmoe_mm.models.beit3 import BEiT3
 from mhmoe_mm.models.released import MODELS, our_head_names, our_names, resize_positions
+from mhmoe_mm.storage.checkpoint_io import read_any
+from mhmoe_mm.storage.sharded import is_sharded
 
 POSITIONS = "net.image_embedding.position"
 _RELEASED = "beit3."
@@ -64,9 +63,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     check_path(str(path))
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, perhaps a sharded checkpoint: name one file.")
-    if not path.is_file():
+    if path.is_dir() and not is_sharded(path):
+        raise ValueError(f"{path} is a folder and no checkpoint: name a file, or one.")
+    if not path.exists():
         raise ValueError(
             f"There are no weights at {path} to start from: name another file, or set init_from to "
             "null where a checkpoint of the task is restored anyway."
@@ -74,10 +73,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        if not zipfile.is_zipfile(path):
-            raise ValueError(f"{path} is neither a checkpoint nor safetensors, or not a whole one.")
-        content = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        content = read_any(path, weights_alone=True)
+    except (SafetensorError, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ValueError(
             f"{path} holds no weights that can be read safely ({reason}): name another file."

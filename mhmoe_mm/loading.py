@@ -10,10 +10,11 @@ from lightning.pytorch.cli import instantiate_module
 
 from mhmoe_mm.checkpoint import check_path
 from mhmoe_mm.command_line.options import restricted_imports
-from mhmoe_mm.command_line.resume import read_checkpoint
 from mhmoe_mm.inference import METHODS, Model
 from mhmoe_mm.inputs.texts import Texts
 from mhmoe_mm.inputs.tokenization import Tokenizer
+from mhmoe_mm.storage.checkpoint_io import read_any
+from mhmoe_mm.storage.sharded import is_sharded
 from mhmoe_mm.tasks.base import Task
 from mhmoe_mm.tasks.image_classification import ImageClassification
 
@@ -46,7 +47,7 @@ def load(
             that can be asked, or its tokenizer is missing or another one.
     """
     file = _file(path)
-    content = read_checkpoint(file)
+    content = read_any(file, weights_alone=True)
     given = _hyper_parameters(content, file)
     kind = _kind(given, file)
     texts = None if kind is ImageClassification else _texts(content, given, tokenizer, file)
@@ -69,12 +70,10 @@ def _file(path: str | Path) -> Path:
     file = Path(path)
     if not file.exists():
         raise ValueError(f"No such checkpoint: {path}.")
-    if not file.is_dir():
+    if not file.is_dir() or is_sharded(file):
         return file
     last = file / "checkpoints" / "last.ckpt"
-    if (file / "meta.pt").exists():
-        raise ValueError(f"{path} is a sharded checkpoint: name one that is a single file.")
-    if not last.is_file():
+    if not last.exists():
         below = min(file.glob("version_*/checkpoints/last.ckpt"), default=None)
         such_as = below.parents[1] if below else "runs/NAME/version_0"
         raise ValueError(

@@ -139,7 +139,7 @@ def test_what_is_no_checkpoint_is_refused_in_a_sentence(tmp_path, capsys, change
     for name, why in {
         "none.ckpt": "No such checkpoint",
         "empty": "is a folder without checkpoints/last.ckpt",
-        "sharded": "is a sharded checkpoint",
+        "sharded": "is not a checkpoint, or not a whole one: it has no manifest.json",
         "nothing.ckpt": "nothing.ckpt does not hold a model: load a checkpoint of `mhmoe-mm fit`",
         "list_inside.ckpt": "list_inside.ckpt does not hold a model",
         "text.ckpt": "is not a checkpoint, or not a whole one",

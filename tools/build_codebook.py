@@ -21,8 +21,8 @@ from datamodules.index import index_path, read_index
 from mhmoe_mm.batches import normalized
 from mhmoe_mm.inputs.images import ImageError, decode_image
 from mhmoe_mm.inputs.pixels import resize
+from mhmoe_mm.storage.whole import write_bytes
 from tools.build_shards.errors import InputError, run_reporting
-from tools.build_shards.files import write_whole
 from tools.build_shards.images import SUFFIXES
 from tools.build_shards.progress import ProgressBar
 from tools.build_shards.reading import read_samples, shards_of
@@ -64,7 +64,7 @@ def _run(arguments: argparse.Namespace) -> int:
         "card_sha256": _card_sha256(arguments.folder),
     }
     content = codebook_bytes(code, {name: str(value) for name, value in about.items()})
-    write_whole(arguments.out, content)
+    write_bytes(arguments.out, content)
     print(f"{arguments.out}: {codes} codes, sha256 {hashlib.sha256(content).hexdigest()}")
     print(f"{len(patches):,} patches ({len(point):,} distinct), {rounds} rounds; ", end="")
     print(usage(point, weight, code))

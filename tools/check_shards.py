@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from datamodules.index import ShardError, ShardIndex, index_path, read_index, scan_shard
+from mhmoe_mm.storage.whole import PART
 from tools.build_shards.card import read_card, records_of
 from tools.build_shards.errors import InputError, run_reporting
 from tools.build_shards.images import SUFFIXES, checked
@@ -143,7 +144,7 @@ def _faults(sample: StoredSample, max_pixels: int, captions: Counter[str]) -> It
 
 
 def _leftovers(folder: Path) -> Iterator[str]:
-    for path in sorted([*folder.rglob("*.tmp"), *folder.rglob(".*.index.json.*")]):
+    for path in sorted([*folder.rglob(f"*{PART}"), *folder.rglob(".*.index.json.*")]):
         yield f"{path}: left behind by a build that was stopped; run it again."
     for path in sorted(folder.rglob("*.index.json")):
         if not path.name.startswith(".") and not _tar_of(path).exists():

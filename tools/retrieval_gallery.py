@@ -28,9 +28,9 @@ from datamodules.reading import Samples
 from datamodules.sources import expand_shards
 from mhmoe_mm.inference import AT_A_TIME, Model
 from mhmoe_mm.metrics.recall import ranks
+from mhmoe_mm.storage.whole import write_bytes
 from mhmoe_mm.tasks.retrieval import Retrieval
 from tools.build_shards.errors import InputError, run_reporting, some
-from tools.build_shards.files import write_whole
 from tools.build_shards.progress import ProgressBar
 from tools.gallery_sheet import CELL, DPI, Cell, Section, draw, letters_lacking, png
 
@@ -98,7 +98,7 @@ def _run(given: argparse.Namespace) -> int:
         hint = " (To take captions of .json, add --language.)" if textless else ""
         raise InputError(f"{error}{hint}") from error
     title, *facts = described(collection, model.source, given.shards, given.language)
-    write_whole(given.out, png(draw(title, facts, sections)))
+    write_bytes(given.out, png(draw(title, facts, sections)))
     print("\n".join([f"{given.out}: {len(numbers)} queries each way", *facts]))
     cells = [cell for section in sections for row in section.rows for cell in row if cell]
     if lacking := letters_lacking([c.content for c in cells if isinstance(c.content, str)]):

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mhmoe_mm.callbacks.run_folder import write_text
+from mhmoe_mm.storage.whole import write_text
 
 SYNC_S = 5.0
 """Seconds after which what was written is made safe against a power failure too."""

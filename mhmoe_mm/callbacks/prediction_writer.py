@@ -17,9 +17,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from mhmoe_mm.callbacks.partial_predictions import Kept, PartialPredictions
-from mhmoe_mm.callbacks.run_folder import run_folder, write_text, write_whole
+from mhmoe_mm.callbacks.run_folder import run_folder
 from mhmoe_mm.callbacks.skipped_samples import gathered, skipped_samples
 from mhmoe_mm.prediction_files import PredictionFile, Row
+from mhmoe_mm.storage.whole import write_text, write_whole
 from mhmoe_mm.tasks.base import Task
 
 NAMED_AT_MOST = 3

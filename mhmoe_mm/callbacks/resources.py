@@ -11,8 +11,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from mhmoe_mm.callbacks.run_folder import run_folder, write_text
+from mhmoe_mm.callbacks.run_folder import run_folder
 from mhmoe_mm.models.net_cost import net_cost
+from mhmoe_mm.storage.whole import write_text
 
 
 class Resources(Callback):

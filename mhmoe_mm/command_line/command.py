@@ -7,12 +7,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from mhmoe_mm.callbacks.checkpoints import Checkpoints
 from mhmoe_mm.callbacks.prediction_writer import PredictionWriter
 from mhmoe_mm.callbacks.progress_lines import ProgressLines
 from mhmoe_mm.callbacks.step_bar import StepBar
@@ -20,11 +22,18 @@ from mhmoe_mm.command_line.ddp import expect_unused_parameters
 from mhmoe_mm.command_line.predictions import FolderLogger, identity
 from mhmoe_mm.command_line.refusals import Refused
 from mhmoe_mm.command_line.results import Results
-from mhmoe_mm.command_line.resume import RUNS, compare, find_checkpoint, read_hyper_parameters
+from mhmoe_mm.command_line.resume import (
+    RUNS,
+    compare,
+    find_checkpoint,
+    newest_whole,
+    read_hyper_parameters,
+)
 from mhmoe_mm.command_line.saved_config import SaveConfig, redacted
 from mhmoe_mm.command_line.sources import Sources
 from mhmoe_mm.command_line.weights import weights_path
 from mhmoe_mm.parallel.strategy import FSDP2
+from mhmoe_mm.storage.checkpoint_io import SealedCheckpointIO
 
 
 class Parser(LightningArgumentParser):
@@ -100,7 +109,7 @@ class Command(LightningCLI):
             default=False,
             help="Go on although the checkpoint's net was described differently.",
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.save_last": "link",
@@ -125,6 +134,12 @@ class Command(LightningCLI):
         if not given.get("ckpt_path"):
             return
         runs = Path(given.trainer.default_root_dir or RUNS)
+        if given.ckpt_path == "auto":
+            given.ckpt_path = newest_whole(runs / given.name)
+            if given.ckpt_path is None:
+                rank_zero_info(f"no checkpoint of run '{given.name}' is there: it starts afresh")
+                return
+            rank_zero_info(f"run '{given.name}' goes on from {given.ckpt_path}")
         checkpoint = find_checkpoint(str(given.ckpt_path), runs, given.name)
         given.ckpt_path = str(checkpoint)
         self._dump_config()
@@ -196,6 +211,10 @@ class Command(LightningCLI):
         given.append(_Started(self))
         if config.get("strategy") == "fsdp":
             config["strategy"] = FSDP2()
+        plugins = config.get("plugins") or []
+        plugins = [*plugins] if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(known, CheckpointIO) for known in plugins):
+            config["plugins"] = [*plugins, SealedCheckpointIO()]
         trainer = super()._instantiate_trainer({**config, "callbacks": given}, callbacks)
         if command == "fit":
             expect_unused_parameters(trainer)

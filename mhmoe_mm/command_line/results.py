@@ -12,9 +12,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from rich.console import Console
 from rich.table import Table
 
-from mhmoe_mm.callbacks.run_folder import run_folder, write_text
+from mhmoe_mm.callbacks.run_folder import run_folder
 from mhmoe_mm.callbacks.skipped_samples import skipped_samples
 from mhmoe_mm.command_line.weights import described
+from mhmoe_mm.storage.whole import write_text
 
 GROUPS = ("objectives", "task", "experts")
 

@@ -2,13 +2,15 @@
 typed."""
 
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from mhmoe_mm.callbacks.checkpoints import LAST
+from mhmoe_mm.storage.sealed import Damaged, read_sealed, verify_sealed
+from mhmoe_mm.storage.sharded import read_rest, verify_sharded
 
 RUNS = Path("runs")
 """The folder that runs are written into unless `trainer.default_root_dir` says otherwise."""
@@ -16,23 +18,24 @@ RUNS = Path("runs")
 
 def find_checkpoint(asked: str, runs: Path, name: str) -> Path:
     """The checkpoint that `--ckpt_path` names: a file, a folder of shards, or `last` for the newest
-    of this run.
+    of this run that is whole.
 
-    Raises ValueError if there is none, and for addresses: what they return is not under the user's
-    control.
+    Raises:
+        ValueError: there is none, or it is damaged; or it is an address: what that returns is not
+            under the user's control.
     """
     if re.match(r"\w+://", asked):
         raise ValueError(
             f"Checkpoints are not read from addresses: download {asked} and name the file."
         )
     if asked == "last":
-        found = sorted((runs / name).glob("version_*/checkpoints/last.ckpt"), key=_version)
-        if not found:
+        newest = newest_whole(runs / name)
+        if newest is None:
             raise ValueError(
                 f"No last checkpoint of run '{name}': "
-                f"there is no {runs / name}/version_*/checkpoints/last.ckpt."
+                f"there is no {runs / name}/version_*/checkpoints/last.ckpt that is whole."
             )
-        return found[-1]
+        return newest
     if asked in ("best", "hpc", "registry"):
         raise ValueError(
             f"Which checkpoint is '{asked}' only the process that trained knows: name the file."
@@ -42,28 +45,39 @@ def find_checkpoint(asked: str, runs: Path, name: str) -> Path:
     return Path(asked)
 
 
-def read_hyper_parameters(checkpoint: Path) -> dict[str, Any]:
-    """What the checkpoint's task was made from."""
-    return read_checkpoint(checkpoint).get("hyper_parameters", {})
-
-
-def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
-    """All that a checkpoint holds; tensors are mapped, not read; no code is run.
-
-    Raises:
-        ValueError: the file is no checkpoint, or not a whole one, or cannot be read safely.
+def newest_whole(run: Path) -> Path | None:
+    """The newest checkpoint of a run that is what was written, None without one; says which newer
+    ones are not.
     """
-    file = checkpoint / "meta.pt" if checkpoint.is_dir() else checkpoint
-    if not zipfile.is_zipfile(file):
-        raise ValueError(f"{file} is not a checkpoint, or not a whole one.")
-    try:
-        content = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
-    except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{file} is not a checkpoint that can be read safely: {reason}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds a {type(content).__name__}, not a checkpoint.")
-    return content
+    for folder in sorted(run.glob("version_*/checkpoints"), key=_version, reverse=True):
+        last = folder / LAST
+        others = sorted(folder.glob("*.ckpt"), key=lambda path: path.lstat().st_mtime, reverse=True)
+        for path in [last, *(path for path in others if not path.is_symlink())]:
+            if not path.exists():
+                continue
+            try:
+                verify(path)
+                return path
+            except Damaged as error:
+                rank_zero_info(f"passed over: {error}")
+    return None
+
+
+def verify(checkpoint: Path) -> None:
+    """Compare a checkpoint with its seal or its manifest, and raise Damaged if it is another."""
+    if checkpoint.is_dir():
+        verify_sharded(checkpoint)
+    else:
+        verify_sealed(checkpoint)
+
+
+def read_hyper_parameters(checkpoint: Path) -> dict[str, Any]:
+    """What the checkpoint's task was made from; what is large is verified when it is loaded."""
+    if checkpoint.is_dir():
+        content = read_rest(checkpoint)
+    else:
+        content = read_sealed(checkpoint, verify=False, mmap=True)
+    return content.get("hyper_parameters", {})
 
 
 def compare(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -91,6 +105,7 @@ def _shown(values: Mapping[str, Any], key: str) -> str:
     return repr(values[key]) if key in values else "nothing"
 
 
-def _version(checkpoint: Path) -> int:
-    number = checkpoint.parent.parent.name.removeprefix("version_")
+def _version(folder: Path) -> int:
+    """Of the folder of a run's checkpoints."""
+    number = folder.parent.name.removeprefix("version_")
     return int(number) if number.isdigit() else -1

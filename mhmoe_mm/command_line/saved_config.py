@@ -10,6 +10,8 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
+from mhmoe_mm.storage.whole import write_bytes, write_text
+
 
 class SaveConfig(SaveConfigCallback):
     """Writes `config.yaml` into the run's folder, whole or not at all.
@@ -40,17 +42,12 @@ def write(folder: Path, text: str) -> None:
     """Put `text` into `folder/config.yaml`, keeping what was there under the next free number."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "config.yaml"
-    partial = folder / "config.yaml.part"
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
     if target.exists():
         number = 1
         while (folder / f"config.{number}.yaml").exists():
             number += 1
-        os.replace(target, folder / f"config.{number}.yaml")
-    os.replace(partial, target)
+        write_bytes(folder / f"config.{number}.yaml", target.read_bytes())
+    write_text(target, text)
 
 
 def redacted(content: Any, environment: Iterable[str]) -> Any:

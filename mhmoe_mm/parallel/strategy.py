@@ -5,16 +5,26 @@ talk through gloo, so what runs on many GPUs can be tried on a laptop.
 """
 
 from datetime import timedelta
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 
 from mhmoe_mm.parallel.sharding import Meshes, Sharding, shard
+from mhmoe_mm.storage.checkpoint_io import OPTIMIZER
+from mhmoe_mm.storage.sealed import verify_sealed
+from mhmoe_mm.storage.sharded import is_sharded, load_sharded, save_sharded
 
 GATHERED = {
     "bf16-mixed": torch.bfloat16,
@@ -91,6 +101,39 @@ class FSDP2(ModelParallelStrategy):
         if self.replicas > 1:
             told += f", {self.replicas} replicas"
         rank_zero_info(f"fsdp: FSDP2, sharded over {told}")
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any = None
+    ) -> None:
+        """Into a folder to which every rank writes its share, or into one file."""
+        path = Path(self.broadcast(filepath))
+        if not self._save_distributed_checkpoint:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        tensors = {"state_dict": checkpoint.pop("state_dict")}
+        for number, state in enumerate(checkpoint.pop("optimizer_states", [])):
+            tensors[OPTIMIZER.format(number)] = state
+        save_sharded(tensors, checkpoint, path)
+
+    def load_checkpoint(
+        self, checkpoint_path: _PATH, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """From either, whatever number of ranks wrote it; verified first, and no code is run."""
+        path = Path(self.broadcast(checkpoint_path))
+        module = self.lightning_module
+        assert module is not None
+        if not is_sharded(path):
+            verify_sealed(path)
+            return super().load_checkpoint(path, weights_only=True)
+        tensors: dict[str, Any] = {"state_dict": get_model_state_dict(module)}
+        for number, optimizer in enumerate(self.optimizers):
+            tensors[OPTIMIZER.format(number)] = get_optimizer_state_dict(module, optimizer)
+        rest = load_sharded(tensors, path)
+        module.load_state_dict(tensors["state_dict"], strict=module.strict_loading)
+        for number, optimizer in enumerate(self.optimizers):
+            state = tensors[OPTIMIZER.format(number)]
+            set_optimizer_state_dict(module, optimizer, optim_state_dict=state)
+        return rest
 
     def _gathered(self) -> torch.dtype | None:
         if self.gather == "auto":

@@ -257,7 +257,7 @@ def test_bad_images_are_named_and_no_shard_is_left(images, tmp_path, capsys):
         out = tmp_path / "out"
         code = build_folder(images, out, "--max-pixels", "3000", "--overwrite")
         refused(capsys, code, "captions.tsv line 5", "a3.png", name)
-        assert not [path for path in tree(out) if path.endswith((".tar", ".tmp", "card.json"))]
+        assert not [path for path in tree(out) if path.endswith((".tar", ".part", "card.json"))]
 
 
 def test_skipping_builds_the_rest_and_lists_every_skipped_sample(images, tmp_path, capsys):
@@ -324,7 +324,7 @@ def test_a_faulty_easy_vqa_is_named(tmp_path, capsys, name, content, names):
     path = write_zip(tmp_path / "easy.zip", members)
     out = tmp_path / "out"
     refused(capsys, main(["easy-vqa", str(path), "--out", str(out)]), *names)
-    assert not [path for path in tree(out) if path.endswith((".tmp", "card.json"))]
+    assert not [path for path in tree(out) if path.endswith((".part", "card.json"))]
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ FAULTS = {
     "no tar": (lambda out: (out / "train/00001.tar").unlink(), "train/00001.tar"),
     "no card": (lambda out: (out / "card.json").unlink(), "unfinished"),
     "a broken card": (lambda out: (out / "card.json").write_text("{"), "card.json"),
-    "a rest": (lambda out: (out / "train/00002.tar.tmp").write_bytes(b""), "00002.tar.tmp"),
+    "a rest": (lambda out: (out / "train/00002.tar.part").write_bytes(b""), "00002.tar.part"),
     "a foreign shard": (
         lambda out: [
             (out / f"val/00007.{end}").write_bytes(

@@ -80,7 +80,7 @@ def test_an_exception_at_any_step_is_told_and_mended(
         error = capsys.readouterr().err
         assert sentence in error
         assert "Traceback" not in error
-        assert not list(out.rglob("*.tmp"))
+        assert not list(out.rglob("*.part"))
         assert build_shapes(out, *BUILD) == 0
         assert tree(out) == expected
 

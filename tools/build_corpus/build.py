@@ -9,6 +9,7 @@ from pathlib import Path
 
 from datamodules.token_files import SUFFIX
 from mhmoe_mm.inputs.tokenization import Tokenizer
+from mhmoe_mm.storage.whole import PART
 from tools.build_corpus.documents import Reading, Skipped, kind_of, read_documents
 from tools.build_corpus.token_writer import TokenRecord, TokenWriter
 from tools.build_shards.annotations import hashes
@@ -206,6 +207,6 @@ def _clear(out: Path, overwrite: bool) -> None:
 
 def _remove_files(out: Path) -> None:
     for split in SPLITS:
-        for pattern in (f"*{SUFFIX}", f"*{SUFFIX}.tmp"):
+        for pattern in (f"*{SUFFIX}", f"*{SUFFIX}{PART}"):
             for path in (out / split).glob(pattern):
                 path.unlink()

@@ -17,9 +17,9 @@ import numpy as np
 
 from datamodules.token_files import FORMAT, KINDS
 from mhmoe_mm.inputs.tokenization import Tokenizer
+from mhmoe_mm.storage.whole import whole_file
 from tools.build_shards.archive import file_sha256
 from tools.build_shards.errors import InputError
-from tools.build_shards.files import whole_file
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from datamodules.index import ShardError, index_path, read_index
+from mhmoe_mm.storage.whole import write_bytes
 from tools.build_shards.card import (
     Card,
     list_bytes,
@@ -19,7 +20,6 @@ from tools.build_shards.card import (
     write_card,
 )
 from tools.build_shards.errors import InputError, Problems
-from tools.build_shards.files import write_whole
 from tools.build_shards.plan import Plan, PlannedShard
 from tools.build_shards.progress import ProgressBar
 from tools.build_shards.source import SPLITS
@@ -32,8 +32,8 @@ from tools.build_shards.writer import (
 )
 
 RECORDS = ".build"
-OURS = ("[0-9]*.tar", "[0-9]*.index.json", "*.tar.tmp", ".*.index.json.*")
-LEFTOVERS = ("*.tar.tmp", ".*.index.json.*")
+OURS = ("[0-9]*.tar", "[0-9]*.index.json", "*.tar.part", ".*.index.json.*")
+LEFTOVERS = ("*.tar.part", ".*.index.json.*")
 
 
 def build(plan: Plan, out: Path, prepare: Prepare, problems: Problems, overwrite: bool) -> Card:
@@ -59,7 +59,7 @@ def build(plan: Plan, out: Path, prepare: Prepare, problems: Problems, overwrite
             first = card["skipped"][0]["reason"]
             raise InputError(f"all {len(card['skipped'])} samples were skipped; the first: {first}")
         for name, entries in plan.lists.items():
-            write_whole(out / name, list_bytes(entries))
+            write_bytes(out / name, list_bytes(entries))
         write_card(card, out)
         shutil.rmtree(out / RECORDS)
     return card
@@ -92,7 +92,7 @@ def _open_folder(out: Path, plan: Plan, overwrite: bool) -> None:
             )
         _clear(out)
         options = {"digest": plan.digest, "source": plan.source, "options": dict(plan.options)}
-        write_whole(path, (json.dumps(options, indent=1) + "\n").encode())
+        write_bytes(path, (json.dumps(options, indent=1) + "\n").encode())
     elif overwrite:
         _clear(out, keep_plan=True)
     for split in SPLITS:

@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mhmoe_mm.storage.whole import write_bytes
 from tools.build_shards.errors import InputError, Problem
-from tools.build_shards.files import write_whole
 from tools.build_shards.plan import Plan
 from tools.build_shards.source import SPLITS
 from tools.build_shards.writer import ShardRecord
@@ -80,7 +80,7 @@ def records_of(card: Card) -> list[ShardRecord]:
 
 def write_card(card: Card, out: Path) -> None:
     text = json.dumps(card, ensure_ascii=False, indent=1) + "\n"
-    write_whole(out / "card.json", text.encode())
+    write_bytes(out / "card.json", text.encode())
 
 
 def read_card(out: Path) -> Card:

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from datamodules.index import index_path, scan_shard, write_index
+from mhmoe_mm.storage.whole import part_of, publish, write_bytes
 from tools.build_shards.errors import InputError, Problem, Problems, refusal
-from tools.build_shards.files import publish, write_whole
 from tools.build_shards.plan import PlannedShard
 from tools.build_shards.source import UNKNOWN_LANGUAGE, Item
 
@@ -48,7 +48,7 @@ def write_shard(
 ) -> ShardRecord:
     """Write `folder/00000.tar`, its index and its record; InputError at a refused sample."""
     final = folder / shard.name
-    temporary = folder / f"{shard.name}.tmp"
+    temporary = part_of(final)
     captions: Counter[str] = Counter()
     skipped: list[Problem] = []
     questions = samples = 0
@@ -97,7 +97,7 @@ def write_shard(
 
 
 def write_record(record: ShardRecord, path: Path) -> None:
-    write_whole(path, json.dumps(asdict(record), ensure_ascii=False).encode())
+    write_bytes(path, json.dumps(asdict(record), ensure_ascii=False).encode())
 
 
 def read_record(path: Path) -> ShardRecord:

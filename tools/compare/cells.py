@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from mhmoe_mm.callbacks.run_folder import write_text
 from mhmoe_mm.command_line.sources import Sources
+from mhmoe_mm.storage.whole import write_text
 from tools.compare.comparison import Comparison, folder_name
 
 PROGRAM = (sys.executable, "-c", "from mhmoe_mm.cli import main; main()")

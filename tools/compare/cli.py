@@ -18,9 +18,9 @@ from typing import Any
 
 from rich.console import Console
 
-from mhmoe_mm.callbacks.run_folder import write_text
 from mhmoe_mm.command_line.resume import RUNS
 from mhmoe_mm.models.net_cost import NetCost
+from mhmoe_mm.storage.whole import write_text
 from tools.compare.cells import Cell, CellError, carry_out, cells, finished
 from tools.compare.comparison import Comparison, read_comparison
 from tools.compare.curves import band, draw, logged

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mhmoe_mm.callbacks.run_folder import write_whole
+from mhmoe_mm.storage.whole import write_whole
 
 
 class Curve(NamedTuple):

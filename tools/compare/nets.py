@@ -16,10 +16,10 @@ import yaml
 from jsonargparse import ArgumentParser
 from torch import nn
 
-from mhmoe_mm.callbacks.run_folder import write_text
 from mhmoe_mm.command_line.options import restricted_imports
 from mhmoe_mm.models.net_cost import NetCost, net_cost
 from mhmoe_mm.moe.budget import LayerShape
+from mhmoe_mm.storage.whole import write_text
 from tools.compare.cells import model_folder
 from tools.compare.comparison import NET, Comparison
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from mhmoe_mm.storage.whole import write_bytes
 from tools.build_corpus.options import add_reading_options, reading_of
 from tools.build_shards.errors import InputError, run_reporting
-from tools.build_shards.files import write_whole
 from tools.train_tokenizer.kinds import DEFAULT_SIZE, KINDS, Kind, train
 from tools.train_tokenizer.sentencepiece_model import from_sentencepiece
 from tools.train_tokenizer.texts import Documents, read_captions
@@ -65,7 +65,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _write(tokenizer: Tokenizer, out: Path) -> None:
     content = tokenizer.to_str(pretty=True).encode()
-    write_whole(out, content)
+    write_bytes(out, content)
     size = tokenizer.get_vocab_size()
     print(f"{out}: {size:,} tokens, sha256 {hashlib.sha256(content).hexdigest()}")
 

@@ -1,0 +1,79 @@
+"""How Lightning writes and reads checkpoints here: sealed files, and folders of shards."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.utilities.types import _PATH
+
+from mhmoe_mm.storage.sealed import read_sealed, save_sealed
+from mhmoe_mm.storage.sharded import is_sharded, read_rest, read_whole, verify_sharded
+
+OPTIMIZER = "optimizer_{}"
+"""The name of an optimizer's state among the shards, by its number."""
+
+
+class SealedCheckpointIO(CheckpointIO):
+    """Writes sealed files; reads those, files without a seal, and the shards of several ranks."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None
+    ) -> None:
+        if storage_options is not None:
+            raise ValueError("Checkpoints are files here: there are no storage_options.")
+        place = Path(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if is_sharded(place):
+            shutil.rmtree(place)
+        save_sealed(checkpoint, place)
+
+    def load_checkpoint(
+        self, path: _PATH, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """On the CPU, without running code, whatever is asked for."""
+        return read_any(Path(path))
+
+    def remove_checkpoint(self, path: _PATH) -> None:
+        place = Path(path)
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
+
+
+def read_any(path: Path, weights_alone: bool = False) -> dict[str, Any]:
+    """All that a checkpoint holds, verified, as a single file would have it.
+
+    Args:
+        path: of a sealed or another file, or the folder of shards.
+        weights_alone: leave out the state of optimizers where that saves reading.
+
+    Raises:
+        Damaged: it is not what was written.
+        ValueError: it is no checkpoint, or cannot be read safely.
+    """
+    if not path.is_dir():
+        return read_sealed(path)
+    verify_sharded(path)
+    shards = read_whole(path, "state_dict." if weights_alone else "")
+    content = read_rest(path) | {"state_dict": shards["state_dict"]}
+    states = []
+    while (name := OPTIMIZER.format(len(states))) in shards:
+        states.append(numbered(shards[name]))
+    return content | {"optimizer_states": states}
+
+
+def numbered(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of an optimizer by the numbers of parameters, where shards have their names."""
+    names = [name for group in state["param_groups"] for name in group["params"]]
+    number = {name: n for n, name in enumerate(names)}
+    groups = [
+        group | {"params": [number[name] for name in group["params"]]}
+        for group in state["param_groups"]
+    ]
+    return {
+        "state": {number[name]: value for name, value in state["state"].items()},
+        "param_groups": groups,
+    }
