@@ -75,7 +75,7 @@ class Checkpoints(ModelCheckpoint):
         """Every checkpoint became the last one when it was written; where none is to be kept for
         another reason (`save_top_k` 0), the end of the training is.
         """
-        if not self._last_checkpoint_saved:
+        if self.save_top_k == 0 and self._last_global_step_saved != trainer.global_step:
             name = self._get_metric_interpolated_filepath_name(monitor_candidates, trainer)
             self._save_checkpoint(trainer, name)
 

@@ -53,6 +53,8 @@ def read_sealed(path: Path, verify: bool = True, mmap: bool = False) -> dict[str
     """
     if verify:
         verify_sealed(path)
+    elif _members(path) is None:
+        raise Damaged(f"{path} is not a checkpoint, or not a whole one.")
     try:
         content = torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
     except Exception as error:  # torch and pickle raise many kinds over what they cannot read

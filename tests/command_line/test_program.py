@@ -68,7 +68,7 @@ def files(folder: Path) -> set[Path]:
         (
             ["--ckpt_path", "last"],
             "No last checkpoint of run 'toy': "
-            "there is no runs/toy/version_*/checkpoints/last.ckpt.",
+            "there is no runs/toy/version_*/checkpoints/last.ckpt that is whole.",
         ),
         (
             ["--ckpt_path", "runs/run.yaml"],

@@ -8,6 +8,7 @@ import torch
 
 from mhmoe_mm.command_line import command
 from mhmoe_mm.command_line.resume import compare, find_checkpoint
+from mhmoe_mm.storage.sealed import save_sealed
 from tests.command_line.conftest import Outcome
 
 Program = Callable[..., Outcome]
@@ -25,7 +26,7 @@ def test_last_is_the_newest_of_the_run_by_number(folder: Path):
     for number in (2, 9, 11):
         path = folder / f"runs/toy/version_{number}/checkpoints/last.ckpt"
         path.parent.mkdir(parents=True)
-        path.touch()
+        save_sealed({}, path)
     assert find_checkpoint("last", folder / "runs", "toy") == path
 
 
