@@ -45,6 +45,14 @@ class Checkpoints(ModelCheckpoint):
             for line in recover(Path(self.dirpath)):
                 rank_zero_info(line)
 
+    def save_now(self, trainer: Trainer) -> str:
+        """Write a checkpoint of this step, unless there is one; its path. All ranks call it."""
+        if self._last_global_step_saved != trainer.global_step or not self._last_checkpoint_saved:
+            candidates = self._monitor_candidates(trainer)
+            name = self._get_metric_interpolated_filepath_name(candidates, trainer)
+            self._save_checkpoint(trainer, name)
+        return self._last_checkpoint_saved
+
     @override
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         self._check_space(trainer, Path(filepath))

@@ -15,7 +15,9 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from mhmoe_mm.callbacks.checkpoints import Checkpoints
+from mhmoe_mm.callbacks.finite_guard import FiniteGuard
 from mhmoe_mm.callbacks.prediction_writer import PredictionWriter
+from mhmoe_mm.callbacks.preemption import Preemption
 from mhmoe_mm.callbacks.progress_lines import ProgressLines
 from mhmoe_mm.callbacks.step_bar import StepBar
 from mhmoe_mm.command_line.ddp import expect_unused_parameters
@@ -110,6 +112,8 @@ class Command(LightningCLI):
             help="Go on although the checkpoint's net was described differently.",
         )
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        parser.add_lightning_class_args(FiniteGuard, "guard")
+        parser.add_lightning_class_args(Preemption, "preemption")
         parser.set_defaults(
             {
                 "checkpoint.save_last": "link",

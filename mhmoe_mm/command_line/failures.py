@@ -19,6 +19,7 @@ MENDABLE = (
     Refused,
     ValueError,
     OSError,
+    FloatingPointError,
     MisconfigurationException,
     OmegaConfBaseException,
     YAMLError,

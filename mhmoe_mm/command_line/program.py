@@ -5,7 +5,9 @@ import traceback
 from collections.abc import Sequence
 
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from mhmoe_mm.callbacks.preemption import EXIT_STATUS
 from mhmoe_mm.command_line.command import Command
 from mhmoe_mm.command_line.failures import origin, sentence
 from mhmoe_mm.command_line.options import Options, restrict_imports, split_options
@@ -45,6 +47,8 @@ def run(argv: Sequence[str], task: type[LightningModule]) -> int:
     try:
         command = build(argv, task)
         command.execute()
+    except SIGTERMException:  # of Lightning, before the first step: it has no exit status
+        return EXIT_STATUS
     except Exception as error:
         if command is not None:
             command.withdraw()

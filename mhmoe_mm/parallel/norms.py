@@ -22,16 +22,17 @@ def grad_norm(parameters: Iterable[nn.Parameter]) -> Float[Tensor, ""]:
     Ranks that share a gradient out add their parts up, those that hold copies count it once. All
     ranks must ask together.
     """
-    squares: dict[MeshPart, list[Tensor]] = {}
-    grads = [p.grad for p in parameters if p.grad is not None]
-    for grad in grads:
-        squares.setdefault(_shared_out(grad), []).append(local(grad).float().square().sum())
-    if not grads:
+    spread: dict[MeshPart, list[Tensor]] = {}
+    for param in parameters:
+        if param.grad is not None:
+            spread.setdefault(_shared_out(param.grad), []).append(local(param.grad))
+    if not spread:
         return torch.zeros(())
-    total = torch.zeros((), device=local(grads[0]).device)
+    total = torch.zeros((), device=next(iter(spread.values()))[0].device)
     # Every rank has the same parameters, so they all meet these groups in the same order.
-    for groups, parts in squares.items():
-        part = torch.stack(parts).sum()
+    for groups, grads in spread.items():
+        norms = torch._foreach_norm(grads, dtype=torch.float32)
+        part = torch.stack(norms).square().sum()
         for group in groups:
             dist.all_reduce(part, group=group)
         total = total + part

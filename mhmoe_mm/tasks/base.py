@@ -254,6 +254,10 @@ class Task(LightningModule, ABC):
             layer.router.step(load._replace(count=reduce(load.count.clone(), reduce_op="sum")))
         self._waiting = {}
 
+    def forget_loads(self) -> None:
+        """The step is left out: routers do not adapt to it either."""
+        self._waiting = {}
+
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
