@@ -139,12 +139,12 @@ class Command(LightningCLI):
             return
         runs = Path(given.trainer.default_root_dir or RUNS)
         if given.ckpt_path == "auto":
-            given.ckpt_path = newest_whole(runs / given.name)
+            given.ckpt_path = newest_whole(runs / given.name, command == "fit")
             if given.ckpt_path is None:
                 rank_zero_info(f"no checkpoint of run '{given.name}' is there: it starts afresh")
                 return
             rank_zero_info(f"run '{given.name}' goes on from {given.ckpt_path}")
-        checkpoint = find_checkpoint(str(given.ckpt_path), runs, given.name)
+        checkpoint = find_checkpoint(str(given.ckpt_path), runs, given.name, command == "fit")
         given.ckpt_path = str(checkpoint)
         self._dump_config()
         model = self.config_dump["model"]

@@ -11,14 +11,15 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from mhmoe_mm.callbacks.checkpoints import LAST
 from mhmoe_mm.storage.sealed import Damaged, read_sealed, verify_sealed
 from mhmoe_mm.storage.sharded import read_rest, verify_sharded
+from mhmoe_mm.storage.whole import recover
 
 RUNS = Path("runs")
 """The folder that runs are written into unless `trainer.default_root_dir` says otherwise."""
 
 
-def find_checkpoint(asked: str, runs: Path, name: str) -> Path:
+def find_checkpoint(asked: str, runs: Path, name: str, mend: bool = False) -> Path:
     """The checkpoint that `--ckpt_path` names: a file, a folder of shards, or `last` for the newest
-    of this run that is whole.
+    of this run that is whole (`mend` as there).
 
     Raises:
         ValueError: there is none, or it is damaged; or it is an address: what that returns is not
@@ -29,7 +30,7 @@ def find_checkpoint(asked: str, runs: Path, name: str) -> Path:
             f"Checkpoints are not read from addresses: download {asked} and name the file."
         )
     if asked == "last":
-        newest = newest_whole(runs / name)
+        newest = newest_whole(runs / name, mend)
         if newest is None:
             raise ValueError(
                 f"No last checkpoint of run '{name}': "
@@ -45,11 +46,16 @@ def find_checkpoint(asked: str, runs: Path, name: str) -> Path:
     return Path(asked)
 
 
-def newest_whole(run: Path) -> Path | None:
+def newest_whole(run: Path, mend: bool = False) -> Path | None:
     """The newest checkpoint of a run that is what was written, None without one; says which newer
     ones are not.
+
+    With `mend` what killed processes left is put right first: for whoever goes on with this run,
+    as nobody else writes there.
     """
     for folder in sorted(run.glob("version_*/checkpoints"), key=_version, reverse=True):
+        for line in recover(folder) if mend else ():
+            rank_zero_info(line)
         last = folder / LAST
         others = sorted(folder.glob("*.ckpt"), key=lambda path: path.lstat().st_mtime, reverse=True)
         for path in [last, *(path for path in others if not path.is_symlink())]:

@@ -7,7 +7,7 @@ and is then renamed. What a writer that was killed leaves is known by that name.
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -88,18 +88,22 @@ def publish_folder(path: Path) -> None:
 
 def recover(folder: Path) -> list[str]:
     """Put right what writers left that were killed: what they did not complete is removed, and what
-    they had moved aside comes back. A line for each.
+    they had moved aside comes back. A line for each. Several ranks may do so at once.
     """
     lines = []
     for left in sorted(folder.glob(f"*{OLD}")):
         path = left.with_name(left.name.removesuffix(OLD))
         if path.exists():
-            shutil.rmtree(left)
-        else:
+            shutil.rmtree(left, ignore_errors=True)
+            continue
+        with suppress(FileNotFoundError):
             os.replace(left, path)
             lines.append(f"{path} is back: the checkpoint that was to replace it was not completed")
     for left in sorted(folder.glob(f"*{PART}")):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
         lines.append(f"removed {left}, which was not completed")
     return lines
 
