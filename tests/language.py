@@ -55,10 +55,18 @@ def train_language_model(folder: Path) -> Path:
     """The run of a model of letters, trained with the program on one document; its files are gone
     from where it was trained.
     """
-    made, moved = folder / "made", folder / "moved"
+    config = write_run(folder, [LINE] * 31)
+    assert run(["fit", "--config", str(config)], Task) == 0
+    (folder / "made").rename(folder / "moved")
+    return folder / "runs/unnamed/version_0"
+
+
+def write_run(folder: Path, texts: list[str]) -> Path:
+    """The YAML of a training of a model of letters on these documents, below `folder`."""
+    made = folder / "made"
     made.mkdir()
     tokenizer = letter_tokenizer(made / "tokenizer.json")
-    write_tokens(made / "en.safetensors", tokenizer, [LINE] * 31)
+    write_tokens(made / "en.safetensors", tokenizer, texts)
     source = {"files": str(made), "batch_size": 5, "context": MAX_TEXT}
     sparse = {
         "class_path": "mhmoe_mm.moe.MHMoE",
@@ -94,7 +102,6 @@ def train_language_model(folder: Path) -> Path:
             "default_root_dir": str(folder / "runs"),
         },
     }
-    (folder / "run.yaml").write_text(yaml.safe_dump(content))
-    assert run(["fit", "--config", str(folder / "run.yaml")], Task) == 0
-    made.rename(moved)
-    return folder / "runs/unnamed/version_0"
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path

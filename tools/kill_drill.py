@@ -112,6 +112,7 @@ class Run:
             "MASTER_PORT": str(free_port()),
         }
         found = []
+        self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             for rank in range(self.ranks):
                 own = {"LOCAL_RANK": str(rank), "NODE_RANK": "0"} if self.ranks > 1 else {}
@@ -272,7 +273,6 @@ def work(argv: Sequence[str]) -> int:
         raise InputError("--kills and --ranks are 1 or more.")
     if given.out.exists():
         raise InputError(f"{given.out} is there already: name a new folder with --out.")
-    given.out.mkdir(parents=True)
     tell = Console()
     calm, killed = (Run(name, given.out, given.ranks, given.command) for name in (CALM, KILLED))
     found = drill(calm, killed, given.kills, given.seed, tell)
