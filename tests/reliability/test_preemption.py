@@ -71,7 +71,7 @@ def test_a_second_signal_ends_the_run_at_once(tmp_path: Path):
         status = processes.wait(30)
     finally:
         processes.kill()
-    assert status == -signal.SIGUSR1
+    assert status in (-signal.SIGTERM, -signal.SIGUSR1)  # in whatever order they came
     assert "saved step" not in told(run.log)
 
 

@@ -73,6 +73,15 @@ def test_a_dense_net_keeps_the_form_of_the_base():
     assert not [name for name, _ in net.named_parameters() if "ffn.shared.sub_norm" in name]
 
 
+def test_experts_are_rounded_where_the_dense_nets_of_the_base_are():
+    quantized = yaml.safe_load(Path("conf/nets/lm_paper2_bitnet.yaml").read_text())
+    layer = net_of(quantized, PRESETS["mh_moe_h3_shared"](768))["init_args"]["sparse"]["init_args"]
+    rounding = {"class_path": "mhmoe_mm.moe.BitNet"}
+    assert layer["experts"]["init_args"]["quantization"] == rounding
+    assert layer["shared"]["init_args"]["quantization"] == rounding
+    built(net_of(quantized, PRESETS["smoe"](768)))
+
+
 def test_a_base_without_one_place_for_layers_is_refused():
     without = {"class_path": "torch.nn.Linear", "init_args": {"dim": DIM}}
     with pytest.raises(ValueError, match="in one place; it has it in 0"):

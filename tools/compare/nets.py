@@ -101,6 +101,8 @@ def _sparse(shape: LayerShape, place: Mapping[str, Any]) -> dict[str, Any]:
         router["scorer"] = _named("mhmoe_mm.moe.XMoEScorer", scorer)
     form = "SwiGLUExperts" if shape.matrices == 3 else "GeluExperts"
     experts = {"hidden": shape.hidden, "bias": shape.bias, "sub_norm": shape.sub_norm}
+    if quantization := (place["dense"] or {}).get("init_args", {}).get("quantization"):
+        experts["quantization"] = quantization  # a net in few bits is so in all its products
     layer: dict[str, Any] = {
         "num_experts": shape.num_experts,
         "router": _named("mhmoe_mm.moe.TopKRouter", router),
