@@ -20,6 +20,7 @@ from mhmoe_mm.callbacks.prediction_writer import PredictionWriter
 from mhmoe_mm.callbacks.preemption import Preemption
 from mhmoe_mm.callbacks.progress_lines import ProgressLines
 from mhmoe_mm.callbacks.step_bar import StepBar
+from mhmoe_mm.callbacks.watchdog import Watchdog
 from mhmoe_mm.command_line.ddp import expect_unused_parameters
 from mhmoe_mm.command_line.predictions import FolderLogger, identity
 from mhmoe_mm.command_line.refusals import Refused
@@ -114,6 +115,7 @@ class Command(LightningCLI):
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_lightning_class_args(FiniteGuard, "guard")
         parser.add_lightning_class_args(Preemption, "preemption")
+        parser.add_lightning_class_args(Watchdog, "watchdog")
         parser.set_defaults(
             {
                 "checkpoint.save_last": "link",
