@@ -2,7 +2,8 @@
 
 An index turns a tar into a table: exact lengths, random access without reading headers again, and
 a truncated or replaced shard found before training. It lies beside its shard, `00000.index.json`
-beside `00000.tar`.
+beside `00000.tar`. It has the crc32 of every member, so that a changed byte is found when the
+member is read, and a digest of its own.
 
 A scan is stricter than `tarfile`, which ends quietly at the first header it cannot read: here the
 members must be followed by the zero blocks that end an archive, and by nothing else.
@@ -13,10 +14,11 @@ import json
 import os
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from datamodules.members import (
     ShardError,
@@ -37,6 +39,8 @@ class SampleIndex:
 
     key: str
     members: dict[str, tuple[int, int]]
+    crc: dict[str, int] = field(default_factory=dict)
+    """The crc32 of each member; none in an index of an earlier version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,10 @@ def scan_shard(tar_path: Path | str) -> ShardIndex:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         size = file.tell()
         file.seek(0)
-        samples = _group(name, _members(name, file, size))
+        samples = tuple(
+            replace(sample, crc={ext: _crc(file, *at) for ext, at in sample.members.items()})
+            for sample in _group(name, _members(name, file, size))
+        )
     if not samples:
         raise ShardError(f"Shard {name} holds no samples.")
     return ShardIndex(shard=name, bytes=size, sha256=digest, samples=samples)
@@ -81,7 +88,10 @@ def scan_shard(tar_path: Path | str) -> ShardIndex:
 def write_index(index: ShardIndex, path: Path | str) -> None:
     """Write an index as JSON, atomically: the file is there whole or not at all."""
     path = Path(path)
-    samples = [{"key": sample.key, "members": sample.members} for sample in index.samples]
+    samples = [
+        {"key": sample.key, "members": sample.members} | ({"crc": sample.crc} if sample.crc else {})
+        for sample in index.samples
+    ]
     content = {
         "format": FORMAT,
         "shard": index.shard,
@@ -89,6 +99,7 @@ def write_index(index: ShardIndex, path: Path | str) -> None:
         "sha256": index.sha256,
         "samples": samples,
     }
+    content["digest"] = _digest(content)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -121,10 +132,13 @@ def parse_index(content: bytes, origin: str) -> ShardIndex:
                 f"Index {origin} has format {table['format']!r}, this version reads format "
                 f"{FORMAT}: {REBUILD}."
             )
+        if "digest" in table and table["digest"] != _digest(table):
+            raise ShardError(f"Index {origin} is damaged: {REBUILD}.")
         samples = tuple(
             SampleIndex(
                 str(sample["key"]),
                 {str(ext): (int(at), int(size)) for ext, (at, size) in sample["members"].items()},
+                {str(ext): int(crc) for ext, crc in sample.get("crc", {}).items()},
             )
             for sample in table["samples"]
         )
@@ -137,6 +151,24 @@ def parse_index(content: bytes, origin: str) -> ShardIndex:
         ) from error
     _check(index, origin)
     return index
+
+
+def _digest(table: dict[str, Any]) -> str:
+    """Of all that an index says."""
+    said = {key: value for key, value in table.items() if key != "digest"}
+    text = json.dumps(said, separators=(",", ":"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _crc(file: BinaryIO, offset: int, length: int) -> int:
+    """Of a member's bytes; where the file is read is left as it was."""
+    crc, done = 0, 0
+    while done < length:
+        chunk = os.pread(file.fileno(), min(length - done, 1 << 20), offset + done)
+        if not chunk:
+            break  # the scan has looked at the size already
+        crc, done = zlib.crc32(chunk, crc), done + len(chunk)
+    return crc
 
 
 def _members(shard: str, file: BinaryIO, size: int) -> Iterator[tuple[str, str, int, int]]:

@@ -7,6 +7,7 @@ decodes its members by an allowlist; whatever else lies in a shard is never open
 
 import hashlib
 import os
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,13 @@ class Samples:
         members = entry.members
 
         def fetch_member(extension: str) -> np.ndarray:
-            return self._file(shard).read(*members[extension])
+            data = self._file(shard).read(*members[extension])
+            if extension in entry.crc and zlib.crc32(data.data) != entry.crc[extension]:
+                raise ShardError(
+                    "its bytes are not those that were indexed (crc32): restore the shard, or "
+                    "index it again if the new content is wanted"
+                )
+            return data
 
         sizes = {extension: length for extension, (_, length) in members.items()}
         return Sample(self.shards[shard], entry.key, sizes, fetch_member, self.limits)

@@ -9,21 +9,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.fabric.strategies.model_parallel import _load_raw_module_state
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
+from torch.optim import Optimizer
 
 from mhmoe_mm.parallel.sharding import Meshes, Sharding, shard
-from mhmoe_mm.storage.checkpoint_io import OPTIMIZER
-from mhmoe_mm.storage.sealed import verify_sealed
+from mhmoe_mm.storage.checkpoint_io import OPTIMIZER, named, numbered
+from mhmoe_mm.storage.sealed import read_sealed
 from mhmoe_mm.storage.sharded import is_sharded, load_sharded, save_sharded
 
 GATHERED = {
@@ -123,8 +126,15 @@ class FSDP2(ModelParallelStrategy):
         module = self.lightning_module
         assert module is not None
         if not is_sharded(path):
-            verify_sealed(path)
-            return super().load_checkpoint(path, weights_only=True)
+            content = read_sealed(path, mmap=True)
+            _load_raw_module_state(content.pop("state_dict"), module, strict=module.strict_loading)
+            whole = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+            for optimizer, state in zip(
+                self.optimizers, content.get("optimizer_states", ()), strict=False
+            ):
+                by_name = named(state, module, optimizer)
+                set_optimizer_state_dict(module, optimizer, optim_state_dict=by_name, options=whole)
+            return content
         tensors: dict[str, Any] = {"state_dict": get_model_state_dict(module)}
         for number, optimizer in enumerate(self.optimizers):
             tensors[OPTIMIZER.format(number)] = get_optimizer_state_dict(module, optimizer)
@@ -134,6 +144,17 @@ class FSDP2(ModelParallelStrategy):
             state = tensors[OPTIMIZER.format(number)]
             set_optimizer_state_dict(module, optimizer, optim_state_dict=state)
         return rest
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """By the names of parameters in shards, by their numbers in one file."""
+        if self._save_distributed_checkpoint:
+            return super().optimizer_state(optimizer)
+        plain = getattr(optimizer, "_optimizer", optimizer)
+        module = self.lightning_module
+        assert module is not None
+        whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state = get_optimizer_state_dict(module, plain, options=whole)
+        return numbered(state) if self.is_global_zero else state
 
     def _gathered(self) -> torch.dtype | None:
         if self.gather == "auto":

@@ -7,6 +7,8 @@ from typing import Any
 
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.types import _PATH
+from torch import nn
+from torch.optim import Optimizer
 
 from mhmoe_mm.storage.sealed import read_sealed, save_sealed
 from mhmoe_mm.storage.sharded import is_sharded, read_rest, read_whole, verify_sharded
@@ -75,5 +77,19 @@ def numbered(state: Mapping[str, Any]) -> dict[str, Any]:
     ]
     return {
         "state": {number[name]: value for name, value in state["state"].items()},
+        "param_groups": groups,
+    }
+
+
+def named(state: Mapping[str, Any], module: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    """The reverse: numbers follow the groups of the optimizer, not the order of the module."""
+    names = {id(param): name for name, param in module.named_parameters()}
+    ordered = [names[id(param)] for group in optimizer.param_groups for param in group["params"]]
+    groups = [
+        group | {"params": [ordered[number] for number in group["params"]]}
+        for group in state["param_groups"]
+    ]
+    return {
+        "state": {ordered[number]: value for number, value in state["state"].items()},
         "param_groups": groups,
     }

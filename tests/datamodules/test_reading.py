@@ -1,6 +1,8 @@
 import io
 import json
 import pickle
+import random
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 
 from datamodules.decoders import Limits
 from datamodules.errors import SampleError
-from datamodules.index import ShardError, index_path
+from datamodules.index import ShardError, index_path, read_index
 from datamodules.reading import LocalShard, Sample, Samples
 from datamodules.sources import expand_shards
 from tests.datamodules.conftest import members, write_tar
@@ -122,6 +124,56 @@ def test_a_changed_byte_is_found_when_asked_to_verify(make_shards):
     open_samples(folder)
     with pytest.raises(ShardError, match="its content has changed"):
         open_samples(folder, verify=True)
+
+
+def test_every_changed_bit_is_found_or_is_nobodys(make_shards):
+    folder = make_shards([3])
+    shard = folder / "00000.tar"
+    whole, samples = bytearray(shard.read_bytes()), open_samples(folder)
+    owned = {
+        place: (entry.key, extension)
+        for entry in read_index(index_path(shard)).samples
+        for extension, (at, length) in entry.members.items()
+        for place in range(at, at + length)
+    }
+    draw = random.Random(0)
+    for place in [*draw.sample(sorted(owned), 150), *draw.sample(range(len(whole)), 250)]:
+        whole[place] ^= 1 << (bit := draw.randrange(8))
+        shard.write_bytes(whole)
+        bad = []
+        for sample in (samples[n] for n in range(3)):
+            for extension in sample.sizes:
+                try:
+                    sample.fetch(extension)
+                except ShardError:
+                    bad.append((sample.key, extension))
+        assert bad == [owned[place]] if place in owned else bad == []
+        whole[place] ^= 1 << bit
+
+
+def test_a_changed_member_is_named_by_its_sample(make_shards):
+    folder = make_shards([3])
+    shard = folder / "00000.tar"
+    content = bytearray(shard.read_bytes())
+    at, length = read_index(index_path(shard)).samples[1].members["txt"]
+    content[at + length - 1] ^= 1
+    shard.write_bytes(content)
+    samples = open_samples(folder)
+    assert samples[0].decode("txt")
+    with pytest.raises(SampleError, match=r"00000\.tar: 000000001\.txt .* restore the shard"):
+        samples[1].decode("txt")
+
+
+def test_an_index_with_any_changed_bit_is_refused_or_says_the_same(make_shards):
+    folder = make_shards([2])
+    path = index_path(folder / "00000.tar")
+    whole, index, draw = bytearray(path.read_bytes()), read_index(path), random.Random(0)
+    for place in draw.sample(range(len(whole)), 200):
+        whole[place] ^= 1 << (bit := draw.randrange(8))
+        path.write_bytes(whole)
+        with suppress(ShardError):
+            assert read_index(path) == index  # a blank turned into another, say
+        whole[place] ^= 1 << bit
 
 
 def test_a_shard_cut_while_it_is_open_is_an_error(make_shards):
