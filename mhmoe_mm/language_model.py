@@ -73,6 +73,7 @@ class LanguageModel:
         sampling: Sampling,
         stop: Sequence[str] = (),
         generator: torch.Generator | None = None,
+        read_at_most: int | None = None,
         advance: Callable[[int], object] = lambda done: None,
     ) -> list[str]:
         """What follows each prompt, up to `</s>` or the first of the strings in `stop`.
@@ -83,11 +84,15 @@ class LanguageModel:
             sampling: how tokens are drawn.
             stop: where one of these would come, the text ends.
             generator: on the network's device.
+            read_at_most: so many of a prompt's last tokens are read; None: as many as fit.
             advance: told of every text that is done, so many at a time.
         """
-        if max_tokens < 1:
-            raise ValueError(f"max_tokens is 1 or more, got {max_tokens}.")
+        for name, number in (("max_tokens", max_tokens), ("read_at_most", read_at_most)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} is 1 or more, got {number}.")
         read = [encoded(self.tokenizer, "", prompt).token for prompt in prompts]
+        if read_at_most is not None:
+            read = [token[-read_at_most:] for token in read]
         # Those of one length go through the network together.
         order = sorted(range(len(read)), key=lambda number: len(read[number]))
         written = [""] * len(read)
