@@ -47,8 +47,8 @@ def run(argv: Sequence[str], task: type[LightningModule]) -> int:
     try:
         command = build(argv, task)
         command.execute()
-    except SIGTERMException:  # of Lightning, before the first step: it has no exit status
-        return EXIT_STATUS
+    except SIGTERMException as ended:  # Lightning's own, before the first step, has no status
+        raise SystemExit(ended.code or EXIT_STATUS) from ended
     except Exception as error:
         if command is not None:
             command.withdraw()
