@@ -71,8 +71,11 @@ def help_of(module: str) -> str:
 
 
 def check_module(module: str, options: list[str]) -> None:
-    """A module can be run, and knows the options; those of a subcommand are left to its tests."""
+    """A module can be run, and knows the options; those of a subcommand, and those behind `--` for
+    another program, are left to its tests.
+    """
     text = help_of(module)
+    options = options[: options.index("--")] if "--" in options else options
     if options and not options[0].startswith("-") and text.split("\n\n")[0].endswith("..."):
         assert options[0] in text
         return
