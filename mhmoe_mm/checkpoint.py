@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mhmoe_mm.models.beit3 import BEiT3
 from mhmoe_mm.models.released import MODELS, our_head_names, our_names, resize_positions
 from mhmoe_mm.storage.checkpoint_io import read_any
+from mhmoe_mm.storage.sealed import Damaged
 from mhmoe_mm.storage.sharded import is_sharded
 
 POSITIONS = "net.image_embedding.position"
@@ -64,7 +65,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     check_path(str(path))
     path = Path(path)
     if path.is_dir() and not is_sharded(path):
-        raise ValueError(f"{path} is a folder and no checkpoint: name a file, or one.")
+        raise ValueError(
+            f"{path} is a folder, perhaps a sharded checkpoint: name one file, or the checkpoint's "
+            "own folder."
+        )
     if not path.exists():
         raise ValueError(
             f"There are no weights at {path} to start from: name another file, or set init_from to "
@@ -74,7 +78,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = read_any(path, weights_alone=True)
-    except (SafetensorError, OSError) as error:
+    except Damaged as error:
+        reason = str(error).rstrip(".")
+        raise ValueError(
+            f"{path} is neither a checkpoint nor safetensors, or not a whole one ({reason})."
+        ) from error
+    except (SafetensorError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ValueError(
             f"{path} holds no weights that can be read safely ({reason}): name another file."

@@ -215,8 +215,8 @@ def test_what_holds_no_weights_is_refused_in_a_sentence(tmp_path, capsys):
         str(tmp_path): "is a folder",
         str(tmp_path / "other.safetensors"): "has no weight of this network",
         write(tmp_path / "broken.safetensors", b"x" * 31): "holds no weights that can be read",
-        write(tmp_path / "broken.ckpt", b"x" * 31): "is not a checkpoint, or not a whole one",
-        str(tmp_path / "harmful.ckpt"): "is not a checkpoint that can be read safely",
+        write(tmp_path / "broken.ckpt", b"x" * 31): "is neither a checkpoint nor safetensors",
+        str(tmp_path / "harmful.ckpt"): "holds no weights that can be read safely",
         str(tmp_path / "foreign.ckpt"): "has no 'state_dict'",
     }
     for path, why in refused.items():

@@ -12,6 +12,8 @@ from typing_extensions import override
 from mhmoe_mm.storage.whole import check_space, point, recover
 
 LAST = f"{ModelCheckpoint.CHECKPOINT_NAME_LAST}{ModelCheckpoint.FILE_EXTENSION}"
+LINK = "link"
+"""Of `save_last`: a link to the newest that was written. True: the newest state, in a file."""
 ALL = -1
 """Of `save_top_k`: nothing is removed."""
 MARGIN = 1.1
@@ -19,19 +21,21 @@ MARGIN = 1.1
 
 
 class Checkpoints(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, with a `last.ckpt` that is whole and the newest at any moment.
+    """Lightning's ModelCheckpoint, with a `last.ckpt` that is whole at any moment.
 
     A checkpoint gets its name when all of it is on the disk. Only then does `last.ckpt` point to
     it, and only then are older ones removed. What a killed run left is put right at the start.
     Before it writes, it looks for room.
 
     Args:
-        keep_last: how many of the newest are kept, besides the best `save_top_k` by `monitor`.
+        keep_last: how many of the newest are kept besides the best `save_top_k` by `monitor`, so
+            that a run goes on from its newest state. None: with a `monitor` only the best are
+            written, and without one the newest alone is kept, as by Lightning.
         options: those of Lightning's ModelCheckpoint.
     """
 
-    def __init__(self, keep_last: int = 1, **options: Any):
-        if keep_last < 1:
+    def __init__(self, keep_last: int | None = None, **options: Any):
+        if keep_last is not None and keep_last < 1:
             raise ValueError(f"keep_last is a number of checkpoints, 1 or more, got {keep_last}.")
         super().__init__(**options)
         self.keep_last = keep_last
@@ -49,21 +53,28 @@ class Checkpoints(ModelCheckpoint):
         """Write a checkpoint of this step, unless there is one; its path. All ranks call it."""
         if self._last_global_step_saved != trainer.global_step or not self._last_checkpoint_saved:
             candidates = self._monitor_candidates(trainer)
-            name = self._get_metric_interpolated_filepath_name(candidates, trainer)
-            self._save_checkpoint(trainer, name)
+            if self.save_last and self.save_last != LINK:  # the newest is a file of its own
+                super()._save_last_checkpoint(trainer, candidates)
+            else:
+                name = self._get_metric_interpolated_filepath_name(candidates, trainer)
+                self._save_checkpoint(trainer, name)
         return self._last_checkpoint_saved
 
     @override
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         self._check_space(trainer, Path(filepath))
         super()._save_checkpoint(trainer, filepath)
-        if self.save_last:
+        if self.save_last != LINK and filepath == self.last_model_path:
+            return
+        if self.save_last == LINK:
             self.last_model_path = str(Path(filepath).with_name(LAST))
             if trainer.is_global_zero:
                 point(Path(self.last_model_path), Path(filepath))
         self._kept = [path for path in self._kept if path != filepath] + [filepath]
+        if self.keep_last is None or self.save_top_k == ALL:
+            return
         best = self.best_k_models if self.monitor else ()
-        for path in self._kept[: -self.keep_last] if self.save_top_k != ALL else ():
+        for path in self._kept[: -self.keep_last]:
             if path not in best and self._should_remove_checkpoint(trainer, path, filepath):
                 self._remove(trainer, path)
 
@@ -72,25 +83,25 @@ class Checkpoints(ModelCheckpoint):
         self, trainer: Trainer, monitor_candidates: dict[str, Tensor]
     ) -> None:
         super()._save_monitor_checkpoint(trainer, monitor_candidates)
-        if self._last_global_step_saved != trainer.global_step:  # not among the best: the newest
-            name = self._get_metric_interpolated_filepath_name(monitor_candidates, trainer)
-            self._save_checkpoint(trainer, name)
+        if self.keep_last is not None and self.save_last == LINK:
+            self.save_now(trainer)  # where it is not among the best, it is the newest
 
     @override
     def _save_last_checkpoint(
         self, trainer: Trainer, monitor_candidates: dict[str, Tensor]
     ) -> None:
-        """Every checkpoint became the last one when it was written; where none is to be kept for
-        another reason (`save_top_k` 0), the end of the training is.
+        """A link was set when its checkpoint was written. Where nothing else asks for one (no
+        validation, or `save_top_k` 0), this is one.
         """
-        if self.save_top_k == 0 and self._last_global_step_saved != trainer.global_step:
-            name = self._get_metric_interpolated_filepath_name(monitor_candidates, trainer)
-            self._save_checkpoint(trainer, name)
+        if self.save_last != LINK:
+            super()._save_last_checkpoint(trainer, monitor_candidates)
+        elif self.save_top_k == 0 or not self._last_checkpoint_saved:
+            self.save_now(trainer)
 
     @override
     def _remove_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         """One that is no longer among the best stays while it is among the newest."""
-        if filepath not in self._kept[-self.keep_last :]:
+        if filepath not in self._kept[-(self.keep_last or 1) :]:
             self._remove(trainer, filepath)
 
     def _remove(self, trainer: Trainer, path: str) -> None:

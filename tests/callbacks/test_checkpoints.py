@@ -36,10 +36,7 @@ class Scored(LightningModule):
 def run(folder: Path, **options) -> Checkpoints:
     keeper = Checkpoints(
         dirpath=str(folder),
-        filename="{step}",
-        every_n_train_steps=1,
-        save_last="link",
-        **options,
+        **{"filename": "{step}", "every_n_train_steps": 1, "save_last": "link"} | options,
     )
     trainer = Trainer(
         accelerator="cpu", max_steps=len(SCORES), callbacks=[keeper], logger=False,
@@ -56,23 +53,27 @@ def steps(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("options", "kept"),
+    ("options", "kept", "last"),
     [
-        ({}, [5]),
-        ({"keep_last": 3}, [3, 4, 5]),
-        ({"save_top_k": -1}, [1, 2, 3, 4, 5]),
-        ({"save_top_k": 0}, [5]),
-        ({"monitor": "score"}, [2, 5]),
-        ({"monitor": "score", "save_top_k": 2, "keep_last": 2}, [2, 4, 5]),
-        ({"monitor": "score", "save_top_k": 2, "mode": "max"}, [1, 3, 5]),
+        ({}, [5], 5),
+        ({"keep_last": 3}, [3, 4, 5], 5),
+        ({"save_top_k": -1}, [1, 2, 3, 4, 5], 5),
+        ({"save_top_k": 0, "keep_last": 1}, [5], 5),
+        ({"monitor": "score"}, [2], 2),
+        ({"monitor": "score", "save_top_k": 2, "mode": "max"}, [1, 3], 3),
+        ({"monitor": "score", "keep_last": 1}, [2, 5], 5),
+        ({"monitor": "score", "save_top_k": 2, "keep_last": 2}, [2, 4, 5], 5),
+        ({"monitor": "score", "save_top_k": 2, "mode": "max", "keep_last": 1}, [1, 3, 5], 5),
     ],
     ids=str,
 )
-def test_the_best_and_the_newest_are_kept_and_last_is_the_newest(tmp_path: Path, options, kept):
+def test_the_best_and_the_newest_are_kept_and_last_is_the_newest_written(
+    tmp_path: Path, options, kept, last
+):
     run(tmp_path, **options)
     assert steps(tmp_path) == kept
-    assert os.readlink(tmp_path / LAST) == "step=5.ckpt"
-    assert torch.load(tmp_path / LAST, weights_only=True)["global_step"] == 5
+    assert os.readlink(tmp_path / LAST) == f"step={last}.ckpt"
+    assert torch.load(tmp_path / LAST, weights_only=True)["global_step"] == last
     assert verify_sealed(tmp_path / LAST)
 
 
@@ -122,6 +123,20 @@ def test_what_a_killed_run_left_is_removed_at_the_start(tmp_path: Path):
     (tmp_path / "step=9.ckpt.part").write_text("half")
     run(tmp_path)
     assert steps(tmp_path) == [5]
+
+
+def test_the_last_one_may_be_a_file_of_its_own(tmp_path: Path):
+    run(tmp_path, monitor="score", save_last=True)
+    assert steps(tmp_path) == [2]
+    assert not (tmp_path / LAST).is_symlink()
+    assert verify_sealed(tmp_path / LAST)
+    assert torch.load(tmp_path / LAST, weights_only=True)["global_step"] == 5
+
+
+def test_a_run_that_nothing_asks_to_save_saves_its_end(tmp_path: Path):
+    run(tmp_path, every_n_train_steps=0, every_n_epochs=0)
+    assert steps(tmp_path) == [5]
+    assert os.readlink(tmp_path / LAST) == "step=5.ckpt"
 
 
 def test_no_newest_one_is_refused():
