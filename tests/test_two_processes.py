@@ -7,8 +7,8 @@ import pytest
 
 from mhmoe_mm.command_line.results import figure
 from tests import official_runs
-from tests.callbacks.test_expert_activation_ranks import run_on_two_ranks
 from tests.official_runs import DATA_SETS
+from tests.ranks import run_on_two_ranks
 
 ROWS = {"vqav2": 35, "nlvr2": 30, "coco": 5, "flickr30k": 25, "imagenet": 9}
 """Of the tested splits; all but NLVR2's are odd, and with 3 a batch no last batch is full."""

@@ -1,34 +1,8 @@
 import json
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
-
-def run_on_two_ranks(module: str, folder: Path, limit_s: int = 120) -> str:
-    """Start a module under torchrun, and end the whole group if it is not done in time."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    process = subprocess.Popen(
-        [sys.executable, *launch, module, str(folder)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        pytest.fail(f"{module} was not done in {limit_s} s")
-    assert process.returncode == 0, output
-    return output
+from tests.ranks import run_on_two_ranks
 
 
 @pytest.mark.dist

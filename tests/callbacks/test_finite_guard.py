@@ -13,7 +13,7 @@ from mhmoe_mm.models.image_targets import NormalizedPixels
 from mhmoe_mm.moe import BiasBalancedRouter
 from mhmoe_mm.optim import AdamW, WarmupConstant
 from mhmoe_mm.tasks.masked_pretraining import MaskedPretraining
-from tests.callbacks.test_expert_activation_ranks import run_on_two_ranks
+from tests.ranks import run_on_two_ranks
 from tests.tasks.batches import PATCH, batch, small_net
 from tests.tasks.training import train
 

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 
 from mhmoe_mm.command_line.weights import sha256
 from mhmoe_mm.tasks.vqa import VQA
-from tests.callbacks.test_expert_activation_ranks import run_on_two_ranks
 from tests.command_line.conftest import Outcome
 from tests.evaluated import damaged
+from tests.ranks import run_on_two_ranks
 from tests.trained import CLASSES, Trained
 
 Evaluated = Callable[..., Outcome]

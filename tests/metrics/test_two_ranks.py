@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tests.callbacks.test_expert_activation_ranks import run_on_two_ranks
 from tests.metrics.two_ranks import COUNT, figures
+from tests.ranks import run_on_two_ranks
 
 
 @pytest.mark.dist

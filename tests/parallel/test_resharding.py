@@ -3,7 +3,7 @@
 import pytest
 from safetensors.torch import load_file
 
-from tests.parallel.test_worlds import on_ranks
+from tests.ranks import run_on_ranks
 
 
 @pytest.mark.dist
@@ -13,7 +13,7 @@ def test_what_any_layout_saved_goes_on_in_every_other(tmp_path):
     worlds = (1, 2)
     for what in ("save", "resume"):
         for world in worlds:
-            on_ranks(world, "tests.parallel.resharded", str(tmp_path), what)
+            run_on_ranks(world, "tests.parallel.resharded", str(tmp_path), what, limit_s=280)
     whole = load_file(tmp_path / "1 ranks, ep 1.safetensors")
     resumed = sorted(tmp_path.glob("* to *.safetensors"))
     layouts = ["1 ranks, ep 1", "2 ranks, ep 1", "2 ranks, ep 2"]

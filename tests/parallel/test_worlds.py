@@ -1,17 +1,13 @@
 """Training on any number of ranks, however the network is sharded, is the same training."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors import safe_open
 
-from tests.callbacks.test_expert_activation_ranks import ROOT
 from tests.parallel.worlds import LAYOUTS, STEPS, TRAININGS
+from tests.ranks import run_on_ranks
 
 LIMIT_S = 280
 SPREAD = [
@@ -26,34 +22,13 @@ def runs(tmp_path_factory):
 
     def run(training: str, layout: str, world: int) -> tuple[list[float], dict[str, torch.Tensor]]:
         if world not in done:
-            on_ranks(world, "tests.parallel.worlds", str(folder))
+            run_on_ranks(world, "tests.parallel.worlds", str(folder), limit_s=LIMIT_S)
             done.add(world)
         with safe_open(folder / f"{training}, {layout}, {world}.safetensors", "pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return json.loads(file.metadata()["losses"]), weights
 
     return run
-
-
-def on_ranks(world: int, module: str, *arguments: str) -> str:
-    """Start a module under torchrun; end the whole group if it is not done in time."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
-    process = subprocess.Popen(
-        [sys.executable, *launch, "-m", module, *arguments],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=LIMIT_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        pytest.fail(f"{module} was not done in {LIMIT_S} s")
-    assert process.returncode == 0, output
-    return output
 
 
 @pytest.mark.dist

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.callbacks.test_expert_activation_ranks import run_on_two_ranks
+from tests.ranks import run_on_two_ranks
 from tests.tasks.batches import captioned
 from tests.tasks.two_ranks import ROWS, recording, step
 
