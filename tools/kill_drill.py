@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mhmoe_mm.command_line.resume import newest_whole
-from mhmoe_mm.storage.checkpoint_io import read_any
+from mhmoe_mm.storage.checkpoint_io import read_any, read_plain
 from mhmoe_mm.storage.whole import PART, write_text
 from tools.build_shards.errors import InputError, run_reporting
 
@@ -231,7 +231,7 @@ def compared(found: Drill, calm: Run, killed: Run) -> Drill:
 
 def step_of(path: Path | None) -> int:
     """The step of a checkpoint; 0 without one."""
-    return 0 if path is None else int(read_any(path, weights_alone=True)["global_step"])
+    return 0 if path is None else int(read_plain(path)["global_step"])
 
 
 def free_port() -> int:

@@ -19,7 +19,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import mhmoe_mm
 from datamodules.decoders import Limits
 from datamodules.errors import SampleError
 from datamodules.language import all_captions
@@ -33,6 +32,7 @@ from mhmoe_mm.tasks.retrieval import Retrieval
 from tools.build_shards.errors import InputError, run_reporting, some
 from tools.build_shards.progress import ProgressBar
 from tools.gallery_sheet import CELL, DPI, Cell, Section, draw, letters_lacking, png
+from tools.trained_model import load_model
 
 TOP = 5
 COLUMNS = ["query", *map(str, range(1, TOP + 1)), "right one, if missed"]
@@ -76,15 +76,7 @@ def _run(given: argparse.Namespace) -> int:
         raise InputError(f"--out {given.out}: the picture is a PNG, so name a .png file.")
     if not given.out.parent.is_dir():
         raise InputError(f"{given.out.parent}, the folder of --out, does not exist.")
-    try:
-        model = mhmoe_mm.load(given.ckpt, given.device, plugins=given.plugin)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    if not isinstance(model.task, Retrieval):
-        raise InputError(
-            f"{model.source} holds a model of the task {type(model.task).__name__}: name a "
-            "checkpoint of Retrieval."
-        )
+    model = load_model(given.ckpt, Retrieval, given.device, given.plugin)
     try:
         samples = Samples(expand_shards(given.shards), Limits(), Path(Loading().cache).expanduser())
         numbers = chosen(given.queries, len(samples), given.seed)

@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -106,7 +105,7 @@ class FiniteGuard(Callback):
         folder = run_folder(trainer)
         where = ""
         if folder is not None:
-            path = Path(folder) / RECORD
+            path = folder / RECORD
             where = f" (all in {path})"
             if trainer.is_global_zero:
                 plain = [{k: v if k == "keys" else str(v) for k, v in r.items()} for r in ranks]

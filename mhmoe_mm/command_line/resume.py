@@ -9,8 +9,9 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from mhmoe_mm.callbacks.checkpoints import LAST
-from mhmoe_mm.storage.sealed import Damaged, read_sealed, verify_sealed
-from mhmoe_mm.storage.sharded import read_rest, verify_sharded
+from mhmoe_mm.storage.checkpoint_io import read_plain
+from mhmoe_mm.storage.sealed import Damaged, verify_sealed
+from mhmoe_mm.storage.sharded import verify_sharded
 from mhmoe_mm.storage.whole import recover
 
 RUNS = Path("runs")
@@ -79,11 +80,7 @@ def verify(checkpoint: Path) -> None:
 
 def read_hyper_parameters(checkpoint: Path) -> dict[str, Any]:
     """What the checkpoint's task was made from; what is large is verified when it is loaded."""
-    if checkpoint.is_dir():
-        content = read_rest(checkpoint)
-    else:
-        content = read_sealed(checkpoint, verify=False, mmap=True)
-    return content.get("hyper_parameters", {})
+    return read_plain(checkpoint).get("hyper_parameters", {})
 
 
 def compare(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

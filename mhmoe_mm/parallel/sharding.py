@@ -6,7 +6,7 @@
     all else                one unit, with the task: embeddings, heads, norms
     scalars                 on every rank
 
-torch's `fully_shard` (FSDP2) does the work: https://arxiv.org/abs/2411.00284 describes it.
+torch's `fully_shard` (FSDP2) does the work.
 """
 
 from collections.abc import Callable, Iterator

@@ -50,14 +50,14 @@ def read_any(path: Path, weights_alone: bool = False) -> dict[str, Any]:
 
     Args:
         path: of a sealed or another file, or the folder of shards.
-        weights_alone: leave out the state of optimizers where that saves reading.
+        weights_alone: leave the state of optimizers unread: out of shards, mapped in a file.
 
     Raises:
         Damaged: it is not what was written.
         ValueError: it is no checkpoint, or cannot be read safely.
     """
     if not path.is_dir():
-        return read_sealed(path)
+        return read_sealed(path, mmap=weights_alone)
     verify_sharded(path)
     shards = read_whole(path, "state_dict." if weights_alone else "")
     content = read_rest(path) | {"state_dict": shards["state_dict"]}
@@ -67,29 +67,31 @@ def read_any(path: Path, weights_alone: bool = False) -> dict[str, Any]:
     return content | {"optimizer_states": states}
 
 
+def read_plain(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, its large tensors neither read nor verified: for a look at the rest.
+
+    Raises:
+        ValueError: it is no checkpoint, or cannot be read safely.
+    """
+    return read_rest(path) if path.is_dir() else read_sealed(path, verify=False, mmap=True)
+
+
 def numbered(state: Mapping[str, Any]) -> dict[str, Any]:
     """The state of an optimizer by the numbers of parameters, where shards have their names."""
     names = [name for group in state["param_groups"] for name in group["params"]]
-    number = {name: n for n, name in enumerate(names)}
-    groups = [
-        group | {"params": [number[name] for name in group["params"]]}
-        for group in state["param_groups"]
-    ]
-    return {
-        "state": {number[name]: value for name, value in state["state"].items()},
-        "param_groups": groups,
-    }
+    return _renamed(state, {name: number for number, name in enumerate(names)})
 
 
 def named(state: Mapping[str, Any], module: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     """The reverse: numbers follow the groups of the optimizer, not the order of the module."""
     names = {id(param): name for name, param in module.named_parameters()}
     ordered = [names[id(param)] for group in optimizer.param_groups for param in group["params"]]
-    groups = [
-        group | {"params": [ordered[number] for number in group["params"]]}
-        for group in state["param_groups"]
-    ]
+    return _renamed(state, dict(enumerate(ordered)))
+
+
+def _renamed(state: Mapping[str, Any], new: Mapping[Any, Any]) -> dict[str, Any]:
+    groups = state["param_groups"]
     return {
-        "state": {ordered[number]: value for number, value in state["state"].items()},
-        "param_groups": groups,
+        "state": {new[old]: value for old, value in state["state"].items()},
+        "param_groups": [group | {"params": [new[o] for o in group["params"]]} for group in groups],
     }

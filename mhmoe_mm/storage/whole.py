@@ -20,24 +20,22 @@ OLD = ".old"
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """A file that gets its name at the end; where the block fails, nothing is left."""
-    part = part_of(path)
-    try:
-        with part.open("w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        publish(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with _becoming(path) as part, part.open("w+b") as file:
+        yield file
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Put a file in its place that `write` makes, under another name; the folder is made too."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    with _becoming(path) as part:
+        write(part)
+
+
+@contextmanager
+def _becoming(path: Path) -> Iterator[Path]:
     part = part_of(path)
     try:
-        write(part)
+        yield part
         sync(part)
         publish(part, path)
     except BaseException:

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import mhmoe_mm
 from mhmoe_mm.language_model import AT_A_TIME, LanguageModel
 from mhmoe_mm.storage.whole import write_text
 from mhmoe_mm.tasks.language_modeling import LanguageModeling
 from tools.build_shards.errors import InputError, run_reporting, some
+from tools.trained_model import load_model
 
 SEED = 1234
 """That of the harness."""
@@ -90,15 +90,7 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _language_model(given: argparse.Namespace) -> LanguageModel:
-    try:
-        model = mhmoe_mm.load(given.model, given.device, plugins=given.plugin)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    if not isinstance(model.task, LanguageModeling):
-        raise InputError(
-            f"{model.source} holds a model of the task {type(model.task).__name__}: name a "
-            "checkpoint of LanguageModeling."
-        )
+    model = load_model(given.model, LanguageModeling, given.device, given.plugin)
     tokenizer = model.language.tokenizer
     return LanguageModel(model.language.net, tokenizer, model.source, given.batch_size)
 
