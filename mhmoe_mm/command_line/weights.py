@@ -6,6 +6,8 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from mhmoe_mm.storage.whole import file_sha256
+
 
 def weights_path(given: Namespace) -> Path | None:
     """The checkpoint of a configuration, or else the file that its model starts from."""
@@ -21,8 +23,7 @@ def described(path: Path | None) -> dict[str, Any] | None:
 def sha256(path: Path) -> str:
     """Of a file, or of all files of a folder with their names."""
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     digest = hashlib.sha256()
     for file in sorted(known for known in path.rglob("*") if known.is_file()):
         digest.update(f"{file.relative_to(path)} {sha256(file)}\n".encode())

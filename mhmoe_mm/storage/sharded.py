@@ -30,7 +30,14 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorS
 from torch.distributed.checkpoint.planner import ReadItem
 
 from mhmoe_mm.storage.sealed import Damaged, read_sealed, save_sealed
-from mhmoe_mm.storage.whole import new_folder, part_of, publish_folder, sync, write_text
+from mhmoe_mm.storage.whole import (
+    file_sha256,
+    new_folder,
+    part_of,
+    publish_folder,
+    sync,
+    write_text,
+)
 
 META, MANIFEST, METADATA = "meta.pt", "manifest.json", ".metadata"
 _ALLOWED = {
@@ -179,7 +186,7 @@ def _described(part: Path, files: list[Path]) -> dict[str, Any]:
     found = {}
     for file in files:
         sync(file)
-        found[file.name] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+        found[file.name] = {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
     return found
 
 
@@ -207,13 +214,8 @@ def _verify(folder: Path, rank: int, ranks: int) -> None:
         file, known = folder / name, files[name]
         if not file.is_file():
             raise Damaged(f"{folder} is not whole: {name} is missing.")
-        if file.stat().st_size != known["bytes"] or _sha256(file) != known["sha256"]:
+        if file.stat().st_size != known["bytes"] or file_sha256(file) != known["sha256"]:
             raise Damaged(f"{file} is damaged: it is not what was written (sha256).")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _nested(flat: Mapping[str, Any], paths: Mapping[str, tuple]) -> dict[str, Any]:
