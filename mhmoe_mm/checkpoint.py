@@ -1,7 +1,7 @@
 """Weights of one training as the start of another: `init_from` of every task.
 
-Read are Lightning checkpoints of this project and safetensors files, with our names or those of the
-released BEiT-3 models. Nothing that a file says is run.
+Read are Lightning checkpoints of this project, exports of them, and safetensors files, with our
+names or those of the released BEiT-3 models. Nothing that a file says is run.
 """
 
 import re
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mhmoe_mm.models.beit3 import BEiT3
 from mhmoe_mm.models.released import MODELS, our_head_names, our_names, resize_positions
 from mhmoe_mm.storage.checkpoint_io import read_any
+from mhmoe_mm.storage.exported import is_exported, read_exported
 from mhmoe_mm.storage.sealed import Damaged
 from mhmoe_mm.storage.sharded import is_sharded
 
@@ -57,13 +58,15 @@ def check_path(path: str) -> None:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The weights in a safetensors file or a checkpoint, on the CPU.
+    """The weights in a safetensors file, a checkpoint or an export, on the CPU.
 
     Raises:
         ValueError: there is no such file, or it cannot be read, or not without running code.
     """
     check_path(str(path))
     path = Path(path)
+    if is_exported(path):
+        return read_exported(path)["state_dict"]
     if path.is_dir() and not is_sharded(path):
         raise ValueError(
             f"{path} is a folder, perhaps a sharded checkpoint: name one file, or the checkpoint's "
@@ -105,11 +108,10 @@ def load_weights(task: nn.Module, path: str | Path) -> Loaded:
             none of them.
     """
     net = task.get_submodule("net")
-    assert isinstance(net, BEiT3)
     given, own = _as_ours(read_weights(path), net), task.state_dict()
     backbone = [name for name in own if name.startswith("net.") and name in given]
     resized = []
-    if POSITIONS in given and len(given[POSITIONS]) != len(own[POSITIONS]):
+    if isinstance(net, BEiT3) and len(given.get(POSITIONS, own[POSITIONS])) != len(own[POSITIONS]):
         side = net.image_embedding.image_size // net.image_embedding.patch.stride[0]
         old, given[POSITIONS] = given[POSITIONS], resize_positions(given[POSITIONS], side)
         resized = [f"{POSITIONS} from {len(old)} to {len(given[POSITIONS])} rows"]
@@ -149,9 +151,9 @@ def _whole_heads(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> set[
     return {name for part, name, _ in parts[0] & parts[1] if part not in differing}
 
 
-def _as_ours(given: Mapping[str, Tensor], net: BEiT3) -> dict[str, Tensor]:
+def _as_ours(given: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
     """The same weights under the names of a task."""
-    if any(name.startswith(_RELEASED) for name in given):
+    if isinstance(net, BEiT3) and any(name.startswith(_RELEASED) for name in given):
         backbone = our_names(len(net.blocks)).items()
         ours = {f"{_RELEASED}{theirs}": f"net.{name}" for theirs, name in backbone}
         for model in MODELS:

@@ -1,7 +1,8 @@
 """From a checkpoint to a `Model`: everything that it needs is in the file."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mhmoe_mm.inference import METHODS, Model
 from mhmoe_mm.inputs.texts import Texts
 from mhmoe_mm.inputs.tokenization import Tokenizer
 from mhmoe_mm.storage.checkpoint_io import read_any
+from mhmoe_mm.storage.exported import is_exported, read_exported
 from mhmoe_mm.storage.sharded import is_sharded
 from mhmoe_mm.tasks.base import Task
 from mhmoe_mm.tasks.image_classification import ImageClassification
@@ -31,12 +33,14 @@ def load(
     tokenizer: str | Path | None = None,
     plugins: str | Sequence[str] = (),
 ) -> Model:
-    """The model in a checkpoint of `mhmoe-mm fit`, ready for images and texts.
+    """The model in a checkpoint of `mhmoe-mm fit`, or in an export of one, ready for images and
+    texts.
 
     No code of the file is run, and its classes come from this library, torch and `plugins` alone.
 
     Args:
-        path: a checkpoint, or the folder of a run (`runs/NAME/version_N`) for its last one.
+        path: a checkpoint, the folder of a run (`runs/NAME/version_N`) for its last one, or the
+            folder that `python -m tools.export` wrote.
         device: where the model computes.
         tokenizer: path of the `tokenizer.json` of a checkpoint that does not keep it: those that
             were written before checkpoints did.
@@ -46,11 +50,11 @@ def load(
         ValueError: there is no such checkpoint, or it cannot be read safely, or it holds nothing
             that can be asked, or its tokenizer is missing or another one.
     """
-    file = _file(path)
-    content = read_any(file, weights_alone=True)
-    given = _hyper_parameters(content, file)
+    file = checkpoint_of(path)
+    content = read_exported(file) if is_exported(file) else read_any(file, weights_alone=True)
+    given = hyper_parameters(content, file)
     kind = _kind(given, file)
-    texts = None if kind is ImageClassification else _texts(content, given, tokenizer, file)
+    texts = None if kind is ImageClassification else texts_of(content, given, tokenizer, file)
     if "tokenizer" in given and texts is not None:
         given["tokenizer"] = texts.tokenizer.content
     if "answers" in content:
@@ -65,12 +69,17 @@ def load(
     return Model(task.eval(), texts, str(file))
 
 
-def _file(path: str | Path) -> Path:
+def checkpoint_of(path: str | Path) -> Path:
+    """The checkpoint or export that a path names, the last one of a run's folder.
+
+    Raises:
+        ValueError: there is none.
+    """
     check_path(str(path))
     file = Path(path)
     if not file.exists():
         raise ValueError(f"No such checkpoint: {path}.")
-    if not file.is_dir() or is_sharded(file):
+    if not file.is_dir() or is_sharded(file) or is_exported(file):
         return file
     last = file / "checkpoints" / "last.ckpt"
     if not last.exists():
@@ -83,7 +92,8 @@ def _file(path: str | Path) -> Path:
     return last
 
 
-def _hyper_parameters(content: dict[str, Any], file: Path) -> dict[str, Any]:
+def hyper_parameters(content: dict[str, Any], file: Path) -> dict[str, Any]:
+    """What the task of a checkpoint was made from; ValueError where it holds no task."""
     given = content.get("hyper_parameters", {})
     if not isinstance(given, dict) or not isinstance(content.get("state_dict"), dict):
         raise ValueError(
@@ -108,7 +118,7 @@ def _kind(given: dict[str, Any], file: Path) -> type[Task]:
     return TASKS[name]
 
 
-def _texts(
+def texts_of(
     content: dict[str, Any], given: dict[str, Any], tokenizer: str | Path | None, file: Path
 ) -> Texts:
     """How the checkpoint's texts are read, by what it keeps or else by the files that are here."""
@@ -141,12 +151,22 @@ def _built(
 ) -> Task:
     """The task of these hyper-parameters with the checkpoint's weights."""
     needed = {name: value for name, value in given.items() if name not in TRAINING_ONLY}
-    try:
-        # The weights that it starts with are replaced: the caller's random numbers stay.
-        with torch.random.fork_rng(devices=[]), restricted_imports(plugins):
-            task = instantiate_module(Task, needed)
+    # The weights that it starts with are replaced: the caller's random numbers stay.
+    with building(plugins, file), torch.random.fork_rng(devices=[]):
+        task = instantiate_module(Task, needed)
         task.on_load_checkpoint(content)
         task.load_state_dict(content["state_dict"])
+    return task
+
+
+@contextmanager
+def building(plugins: tuple[str, ...], file: Path) -> Iterator[None]:
+    """Make what a checkpoint describes from classes that it may name; ValueError where that fails
+    says why.
+    """
+    try:
+        with restricted_imports(plugins):
+            yield
     except Exception as error:  # jsonargparse and torch raise many kinds, and long
         reason = " ".join(str(error).split())
         if denied := re.search(r"Importing '(\w+)([\w.]*)' is not allowed", reason):
@@ -157,4 +177,3 @@ def _built(
         if len(reason) > REASON_AT_MOST:
             reason = reason[:REASON_AT_MOST] + " ..."
         raise ValueError(f"The model in {file} cannot be built here: {reason}") from error
-    return task

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from mhmoe_mm.callbacks.checkpoints import LAST
 from mhmoe_mm.storage.checkpoint_io import read_plain
+from mhmoe_mm.storage.exported import is_exported
 from mhmoe_mm.storage.sealed import Damaged, verify_sealed
 from mhmoe_mm.storage.sharded import verify_sharded
 from mhmoe_mm.storage.whole import recover
@@ -44,6 +45,11 @@ def find_checkpoint(asked: str, runs: Path, name: str, mend: bool = False) -> Pa
         )
     if not Path(asked).exists():
         raise ValueError(f"No such checkpoint: {asked}.")
+    if is_exported(Path(asked)):
+        raise ValueError(
+            f"{asked} is an exported model, weights without a training to restore: give it to "
+            "`--model.init_from` instead of `--ckpt_path`."
+        )
     return Path(asked)
 
 
