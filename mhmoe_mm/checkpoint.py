@@ -111,7 +111,11 @@ def load_weights(task: nn.Module, path: str | Path) -> Loaded:
     given, own = _as_ours(read_weights(path), net), task.state_dict()
     backbone = [name for name in own if name.startswith("net.") and name in given]
     resized = []
-    if isinstance(net, BEiT3) and len(given.get(POSITIONS, own[POSITIONS])) != len(own[POSITIONS]):
+    if (
+        isinstance(net, BEiT3)
+        and POSITIONS in given
+        and len(given[POSITIONS]) != len(own[POSITIONS])
+    ):
         side = net.image_embedding.image_size // net.image_embedding.patch.stride[0]
         old, given[POSITIONS] = given[POSITIONS], resize_positions(given[POSITIONS], side)
         resized = [f"{POSITIONS} from {len(old)} to {len(given[POSITIONS])} rows"]

@@ -163,9 +163,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        raise Damaged(
-            f"{folder} is no exported model, or not whole: {CONFIG} is missing."
-        ) from error
+        raise Damaged(f"{folder} is no exported model, or it lacks its {CONFIG}.") from error
     except ValueError as error:
         raise Damaged(f"{path} is damaged: it is not JSON.") from error
     if not isinstance(config, dict) or not {"format", "mhmoe_mm", "task"} <= config.keys():
@@ -186,11 +184,9 @@ def _unshared(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     own = {}
     for name, weight in weights.items():
         place = weight.untyped_storage().data_ptr()
-        own[name] = (
-            weight.clone(memory_format=torch.contiguous_format)
-            if place in seen
-            else weight.contiguous()
-        )
+        own[name] = weight.contiguous()
+        if place in seen and own[name] is weight:
+            own[name] = weight.clone()
         seen.add(place)
     return own
 
