@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mhmoe_mm.exporting import export
 from mhmoe_mm.inference import METHODS
 from tests.datamodules.conftest import png
 from tests.test_readme import ROOT, blocks
@@ -33,6 +34,7 @@ def folder(
         checkpoints.mkdir(parents=True)
         shutil.copy(made.checkpoint, checkpoints / "last.ckpt")
     shutil.copy(language_run / "checkpoints/last.ckpt", tmp_path / "language.ckpt")
+    export(trained("vqa").checkpoint, tmp_path / "vqa_model")
     content = torch.load(trained("vqa").checkpoint, weights_only=True)
     layout = content["hyper_parameters"]["net"]["init_args"]["layout"]["init_args"]
     layout["dense"]["class_path"] = "my_nets.Mine"

@@ -12,7 +12,7 @@ from mhmoe_mm.storage.checkpoint_io import read_any
 from mhmoe_mm.storage.sharded import is_sharded
 from mhmoe_mm.tasks.base import Task
 from tests.language import LINE, write_run
-from tests.ranks import run_on_ranks
+from tests.reliability.processes import started
 from tests.trained import configuration
 from tools.export import main
 
@@ -72,10 +72,10 @@ def test_what_two_ranks_wrote_with_their_experts_apart_is_one_file(tmp_path: Pat
         "class_path": "mhmoe_mm.parallel.strategy.FSDP2",
         "init_args": {"expert_parallel": 2},
     }
-    config["trainer"] |= {"max_steps": 3, "devices": 2, "strategy": strategy}
+    config["trainer"] |= {"max_steps": 3, "strategy": strategy}
     path.write_text(yaml.safe_dump(config))
-    run_on_ranks(2, "mhmoe_mm.cli", "fit", "--config", str(path), limit_s=200)
-    folder = tmp_path / "runs/unnamed/version_0"
+    started(path, "ranks", 2).finish()
+    folder = tmp_path / "runs/ranks/version_0"
     assert is_sharded(folder / "checkpoints/last.ckpt")
     assert len(list((folder / "checkpoints/last.ckpt").glob("*.distcp"))) == 2
     assert main([str(folder), "--out", str(tmp_path / "model")]) == 0
