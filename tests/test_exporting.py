@@ -342,6 +342,21 @@ def test_checkpoints_whose_weights_are_not_those_of_their_network_are_refused(ch
     assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
 
 
+def test_a_network_of_a_plugin_needs_it_named(checkpoint, tmp_path, monkeypatch):
+    content = plain(checkpoint("vqa"))
+    layout = content["hyper_parameters"]["net"]["init_args"]["layout"]["init_args"]
+    layout["dense"] = {"class_path": "own_nets.Mine", "init_args": {"hidden": 29}}
+    save_sealed(content, tmp_path / "a.ckpt")
+    (tmp_path / "own_nets.py").write_text("from mhmoe_mm.models.ffn import GeluFFN as Mine\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match=r"needs own_nets\.Mine, which is not of this library"):
+        export(tmp_path / "a.ckpt", tmp_path / "out")
+    export(tmp_path / "a.ckpt", tmp_path / "out", plugins=["own_nets"])
+    card = (tmp_path / "out/README.md").read_text()
+    assert """mhmoe_mm.load("out", plugins=['own_nets'])""" in card
+    assert mhmoe_mm.load(tmp_path / "out", plugins=["own_nets"]).answer(RED, "a")
+
+
 def test_an_exported_model_is_not_exported_again(made, tmp_path):
     with pytest.raises(ValueError, match="vqa is an exported model already: copy the folder"):
         export(made("vqa"), tmp_path / "again")
