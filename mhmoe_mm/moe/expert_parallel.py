@@ -10,17 +10,42 @@ they wait for the device once in each forward, for a few numbers.
 """
 
 from collections.abc import Callable
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mhmoe_mm.moe.backends import Backend, Form
 from mhmoe_mm.moe.dispatch import Layout, combine, dispatch
 from mhmoe_mm.moe.routing import Plan
+
+
+class Sizes(NamedTuple):
+    """How many rows go where in an exchange."""
+
+    arriving: Int[Tensor, "ranks own"]
+    """From every rank for each of this rank's experts."""
+    sent: list[int]
+    """To every rank."""
+    received: list[int]
+    """From every rank."""
+
+
+def agreed(count: Int[Tensor, "ranks own"], rows: int, group: dist.ProcessGroup) -> Sizes:
+    """Tell every rank of the group how many rows each of its experts gets.
+
+    Args:
+        count: rows for each expert of each rank.
+        rows: all of them, where none is dropped.
+        group: the ranks.
+    """
+    arriving = torch.empty_like(count)
+    dist.all_to_all_single(arriving, count, group=group)
+    sent, received = torch.stack([count.sum(dim=1), arriving.sum(dim=1)]).tolist()
+    return Sizes(arriving, sent, received)
 
 
 class ExpertParallel(Backend):
@@ -33,6 +58,8 @@ class ExpertParallel(Backend):
 
     def __init__(self, inner: Backend, group: dist.ProcessGroup):
         self.inner, self.group = inner, group
+        self.agree = agreed
+        """A planner, whose tensors have no content, puts an assumption in its place."""
 
     def __call__(
         self, token: Float[Tensor, "n width"], plan: Plan, num_experts: int, form: Form
@@ -45,9 +72,7 @@ class ExpertParallel(Backend):
         layout = Layout.of(plan, len(token), num_experts, block=1)
         row = dispatch(token, layout)
         count = layout.end.long().diff(prepend=layout.end.new_zeros(1)).view(ranks, own)
-        arriving = torch.empty_like(count)
-        dist.all_to_all_single(arriving, count, group=self.group)
-        sent, received = torch.stack([count.sum(dim=1), arriving.sum(dim=1)]).tolist()
+        arriving, sent, received = self.agree(count, len(plan.token), self.group)
 
         here = exchanged(row[: sum(sent)], sent, received, self.group)
         expert = torch.arange(own, device=token.device).repeat(ranks)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -44,6 +44,47 @@ class Meshes:
     """All ranks, in one dimension, or in two: replicas, each sharded over the second."""
     experts: DeviceMesh | None
     """All ranks as `efsdp` x `ep`; None without expert parallelism."""
+
+
+def check_ranks(expert_parallel: int, replicas: int, ranks: int | None = None) -> None:
+    """Raise ValueError where ranks cannot be arranged so; without `ranks`, whatever there are."""
+    if expert_parallel < 1 or replicas < 1:
+        raise ValueError(
+            f"expert_parallel={expert_parallel} and replicas={replicas} are numbers of ranks, 1 or "
+            "more."
+        )
+    if expert_parallel > 1 and replicas > 1:
+        raise ValueError(
+            f"expert_parallel={expert_parallel} and replicas={replicas} do not go together: leave "
+            "one of them at 1."
+        )
+    for name, number in (("expert_parallel", expert_parallel), ("replicas", replicas)):
+        if ranks is not None and ranks % number:
+            raise ValueError(f"{name}={number} does not divide the number of ranks, {ranks}.")
+
+
+def meshes_of(ranks: int, expert_parallel: int, replicas: int, device: str) -> Meshes:
+    """Arrange all ranks, once there is a process group; all of them call it.
+
+    Args:
+        ranks: all there are.
+        expert_parallel: over how many of them the experts are spread.
+        replicas: copies of the network.
+        device: type of the ranks' devices.
+
+    Raises:
+        ValueError: a number does not divide `ranks`.
+    """
+    check_ranks(expert_parallel, replicas, ranks)
+    if replicas > 1:
+        shape = (replicas, ranks // replicas)
+        dense = init_device_mesh(device, shape, mesh_dim_names=("replica", "fsdp"))
+    else:
+        dense = init_device_mesh(device, (ranks,), mesh_dim_names=("fsdp",))
+    if expert_parallel == 1:
+        return Meshes(dense, None)
+    shape = (ranks // expert_parallel, expert_parallel)
+    return Meshes(dense, init_device_mesh(device, shape, mesh_dim_names=("efsdp", "ep")))
 
 
 @dataclass(frozen=True)

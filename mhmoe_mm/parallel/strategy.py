@@ -20,11 +20,10 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
-from mhmoe_mm.parallel.sharding import Meshes, Sharding, shard
+from mhmoe_mm.parallel.sharding import Sharding, check_ranks, meshes_of, shard
 from mhmoe_mm.storage.checkpoint_io import OPTIMIZER, named, numbered
 from mhmoe_mm.storage.sealed import read_sealed
 from mhmoe_mm.storage.sharded import is_sharded, load_sharded, save_sharded
@@ -67,16 +66,7 @@ class FSDP2(ModelParallelStrategy):
         sharded_checkpoints: bool = True,
         timeout_s: float = 600.0,
     ):
-        if expert_parallel < 1 or replicas < 1:
-            raise ValueError(
-                f"expert_parallel={expert_parallel} and replicas={replicas} are numbers of ranks, "
-                "1 or more."
-            )
-        if expert_parallel > 1 and replicas > 1:
-            raise ValueError(
-                f"expert_parallel={expert_parallel} and replicas={replicas} do not go together: "
-                "leave one of them at 1."
-            )
+        check_ranks(expert_parallel, replicas)
         super().__init__(
             save_distributed_checkpoint=sharded_checkpoints, timeout=timedelta(seconds=timeout_s)
         )
@@ -97,7 +87,9 @@ class FSDP2(ModelParallelStrategy):
         sharding = Sharding(
             self._gathered(), self.recompute, self.compile, self.offload, self.keep_gathered
         )
-        shard(module, methods, self._meshes(), sharding)
+        ranks, device = self.world_size, self.root_device.type
+        meshes = meshes_of(ranks, self.expert_parallel, self.replicas, device)
+        shard(module, methods, meshes, sharding)
         told = f"{self.world_size} ranks"
         if self.expert_parallel > 1:
             told += f", experts over {self.expert_parallel} of them"
@@ -160,20 +152,3 @@ class FSDP2(ModelParallelStrategy):
         if self.gather == "auto":
             return GATHERED.get(str(self.precision_plugin.precision))
         return torch.bfloat16 if self.gather == "bf16" else None
-
-    def _meshes(self) -> Meshes:
-        ranks, device = self.world_size, self.root_device.type
-        for name in ("expert_parallel", "replicas"):
-            if ranks % getattr(self, name):
-                raise ValueError(
-                    f"{name}={getattr(self, name)} does not divide the number of ranks, {ranks}."
-                )
-        if self.replicas > 1:
-            shape = (self.replicas, ranks // self.replicas)
-            dense = init_device_mesh(device, shape, mesh_dim_names=("replica", "fsdp"))
-        else:
-            dense = init_device_mesh(device, (ranks,), mesh_dim_names=("fsdp",))
-        if self.expert_parallel == 1:
-            return Meshes(dense, None)
-        shape = (ranks // self.expert_parallel, self.expert_parallel)
-        return Meshes(dense, init_device_mesh(device, shape, mesh_dim_names=("efsdp", "ep")))

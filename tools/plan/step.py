@@ -1,0 +1,95 @@
+"""The training step of one rank: sharding, forward, backward, optimizer, as a training has them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from mhmoe_mm.models.beit3 import BEiT3
+from mhmoe_mm.models.decoder import Decoder
+from mhmoe_mm.models.image_targets import NormalizedPixels
+from mhmoe_mm.parallel.sharding import Meshes, Sharding, meshes_of, shard
+from mhmoe_mm.parallel.whole_step import of_all_ranks
+from mhmoe_mm.tasks.base import Task
+from mhmoe_mm.tasks.language_modeling import LanguageModeling
+from mhmoe_mm.tasks.masked_pretraining import MaskedPretraining
+from mhmoe_mm.tasks.retrieval import Retrieval
+from tools.compare.nets import built
+from tools.plan.settings import Setting, read_net
+
+
+def task_of(setting: Setting) -> Task:
+    """The task, its weights on the meta device.
+
+    Raises:
+        ValueError: the net cannot be built, or is not one for the task.
+    """
+    try:
+        net = built(read_net(setting.net))
+    except Exception as error:  # jsonargparse raises many kinds, and long
+        reason = " ".join(str(error).split())[-300:]
+        raise ValueError(f"{setting.net} cannot be built: {reason}") from error
+    wanted = Decoder if setting.task == "language_modeling" else BEiT3
+    if not isinstance(net, wanted):
+        raise ValueError(
+            f"{setting.net} is a {type(net).__name__}, and {setting.task} needs a "
+            f"{wanted.__name__}: name another net, or another --task."
+        )
+    longest = net.text_embedding.max_text if isinstance(net, BEiT3) else net.max_text
+    if setting.text > longest:
+        raise ValueError(
+            f"{setting.net} reads texts of up to {longest} tokens, got --text {setting.text}."
+        )
+    with torch.device("meta"):
+        if isinstance(net, Decoder):
+            return LanguageModeling(net)
+        if setting.task == "retrieval":
+            return Retrieval(net)
+        return MaskedPretraining(net, NormalizedPixels(net.image_embedding.patch.stride[0]))
+
+
+def spread(task: Task, setting: Setting, meshes: Meshes | None) -> None:
+    """Shard the task over all ranks, in place; nothing where there is one."""
+    if meshes is None:
+        return
+    gather = torch.bfloat16 if setting.mixed else None
+    how = Sharding(gather, setting.recompute, keep_gathered=setting.keep_gathered)
+    shard(task, ("losses",), meshes, how)
+
+
+def ranks_of(setting: Setting) -> Meshes | None:
+    """All ranks, arranged; there is a process group. None for a single one."""
+    if setting.world == 1:
+        return None
+    return meshes_of(setting.world, setting.expert_parallel, setting.replicas, "cpu")
+
+
+def loss_of(task: Task, batch: Any, setting: Setting) -> torch.Tensor:
+    """The loss of a micro-batch as a training step has it."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=setting.mixed):
+        outcome = task.losses(batch)
+        predictions, loads = of_all_ranks(outcome.predictions, outcome.loads)
+        loss = torch.stack([p.loss for p in predictions.values()]).sum()
+        for load in loads.values():
+            loss = loss + task.balance_weight * load.balance
+        return loss
+
+
+def optimizer_of(task: Task) -> Optimizer:
+    """The task's own, for its parameters as they are now."""
+    return task.make_optimizer(task.named_parameters())
+
+
+def take_step(
+    task: Task,
+    optimizer: Optimizer,
+    batch: Callable[[], Any],
+    setting: Setting,
+    micro_batches: int,
+) -> None:
+    """Forward and backward of some micro-batches, then the optimizer."""
+    for _ in range(micro_batches):
+        loss_of(task, batch(), setting).backward()
+    optimizer.step()
+    optimizer.zero_grad()
