@@ -22,6 +22,7 @@ from mhmoe_mm.callbacks.progress_lines import ProgressLines
 from mhmoe_mm.callbacks.step_bar import StepBar
 from mhmoe_mm.callbacks.watchdog import Watchdog
 from mhmoe_mm.command_line.ddp import expect_unused_parameters
+from mhmoe_mm.command_line.deferred_nets import net_makers
 from mhmoe_mm.command_line.predictions import FolderLogger, identity
 from mhmoe_mm.command_line.refusals import Refused
 from mhmoe_mm.command_line.results import Results
@@ -181,6 +182,7 @@ class Command(LightningCLI):
         dumped = cast(LightningCLI, _Dumped(self.config_dump))
         kinds = {"model": self._model_class, "data": self._datamodule_class}
         makers = [(_InstantiatorFn(dumped, key), kind, True) for key, kind in kinds.items()]
+        makers += net_makers(self.config[str(self.subcommand)].trainer.get("strategy"))
         self.config_init = self.parser.instantiate(self.config, instantiators=makers)
         self.model = self._get(self.config_init, "model")
         self.datamodule = self._get(self.config_init, "data")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mhmoe_mm.models.attention import Past
 from mhmoe_mm.models.embeddings import ImageEmbedding, TextEmbedding
 from mhmoe_mm.models.multiway import Layout
+from mhmoe_mm.models.parts import part
 from mhmoe_mm.models.start import UnitStart
 from mhmoe_mm.moe.routing import Kinds, Load
 
@@ -71,7 +72,7 @@ class BEiT3(nn.Module):
         self.text_embedding = TextEmbedding(vocab_size, max_text, dim)
         rates = torch.linspace(0, drop_path, num_layers, device="cpu").tolist()
         self.blocks = nn.ModuleList(
-            layout.block(layer, num_layers, dim, num_heads, rate)
+            part(layout.block(layer, num_layers, dim, num_heads, rate))
             for layer, rate in enumerate(rates)
         )
         self.norm = layout.final_norm(dim) if normalize_output else None

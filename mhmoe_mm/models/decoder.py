@@ -25,8 +25,9 @@ from mhmoe_mm.models.causal import check_looks_back
 from mhmoe_mm.models.causal_attention import CausalAttention
 from mhmoe_mm.models.ffn import SwiGLUFFN, check_sparse_every, ffn_of_layer
 from mhmoe_mm.models.init import start_small
+from mhmoe_mm.models.parts import part
 from mhmoe_mm.models.positions import Positions, RotaryPositions, Rotation
-from mhmoe_mm.models.start import scale_last_maps
+from mhmoe_mm.models.start import scaled_last_maps
 from mhmoe_mm.moe.routing import Kinds, Load
 
 
@@ -116,18 +117,22 @@ class Decoder(nn.Module):
         self.token_embedding = nn.Embedding(vocab_size, dim)
         self.positions = positions(dim, num_heads, max_text)
         self.layers = nn.ModuleList(
-            DecoderLayer(
-                norm(dim),
-                attention(dim, num_heads),
-                norm(dim),
-                ffn_of_layer(layer, dense, sparse, sparse_every)(dim),
+            part(
+                scaled_last_maps(
+                    DecoderLayer(
+                        norm(dim),
+                        attention(dim, num_heads),
+                        norm(dim),
+                        ffn_of_layer(layer, dense, sparse, sparse_every)(dim),
+                    ),
+                    num_layers,
+                )
             )
             for layer in range(num_layers)
         )
         self.norm = norm(dim)
         check_looks_back(self)
         start_small(self.token_embedding.weight)
-        scale_last_maps(self.layers)
 
     @property
     def output_weight(self) -> Float[Tensor, "vocab dim"]:

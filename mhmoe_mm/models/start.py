@@ -5,7 +5,8 @@ and what tokens are is lost among what blocks add: such a network reads the ques
 before it looks at the image (figures in `docs/log.md`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from mhmoe_mm.models.causal_attention import CausalAttention
 from mhmoe_mm.models.embeddings import ImageEmbedding, TextEmbedding
 from mhmoe_mm.models.ffn import GeluFFN, SwiGLUFFN
 from mhmoe_mm.moe.mh_moe import MHMoE, SparseMoE
+
+T = TypeVar("T", bound=nn.Module)
 
 
 class UnitStart:
@@ -52,19 +55,21 @@ class UnitStart:
             elif isinstance(module, TextEmbedding):
                 nn.init.normal_(module.token.weight)
                 nn.init.normal_(module.position, std=self.position)
-        scale_last_maps([module for module in net.modules() if isinstance(module, Block)])
+        blocks = [module for module in net.modules() if isinstance(module, Block)]
+        for block in blocks:
+            scaled_last_maps(block, len(blocks))
 
 
 @torch.no_grad()
-def scale_last_maps(blocks: Sequence[nn.Module] | nn.ModuleList) -> None:
-    """Make what all blocks of a network add together as large as what one added before.
+def scaled_last_maps(block: T, num_layers: int) -> T:
+    """The block, so that all blocks of a network add together as much as one added before.
 
-    The last map of each attention and feed-forward net is scaled by `(2 * blocks) ** -0.5`, in
+    The last map of its attention and feed-forward net is scaled by `(2 num_layers) ** -0.5`, in
     place.
     """
-    for block in blocks:
-        for weight in _last_maps(block):
-            weight.mul_((2 * len(blocks)) ** -0.5)
+    for weight in _last_maps(block):
+        weight.mul_((2 * num_layers) ** -0.5)
+    return block
 
 
 def _outside_sparse_layers(module: nn.Module) -> Iterator[nn.Module]:

@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
+from mhmoe_mm.parallel.deferred import fill, is_deferred
 from mhmoe_mm.parallel.sharding import Sharding, check_ranks, meshes_of, shard
 from mhmoe_mm.storage.checkpoint_io import OPTIMIZER, named, numbered
 from mhmoe_mm.storage.sealed import read_sealed
@@ -48,6 +49,8 @@ class FSDP2(ModelParallelStrategy):
         compile: compile every block.
         offload: keep weights, gradients and optimizer state in the memory of the host.
         keep_gathered: keep a block's weights from its forward to its backward.
+        deferred: no process ever holds the whole network, only a block of it at a time, and its own
+            share: for those that are too large for one.
         gather: precision in which weights come together: "auto" is the trainer's.
         sharded_checkpoints: every rank writes its share, into a folder; otherwise rank 0 collects
             all of it and writes one file.
@@ -62,6 +65,7 @@ class FSDP2(ModelParallelStrategy):
         compile: bool = False,
         offload: bool = False,
         keep_gathered: bool = False,
+        deferred: bool = False,
         gather: Literal["auto", "fp32", "bf16"] = "auto",
         sharded_checkpoints: bool = True,
         timeout_s: float = 600.0,
@@ -72,7 +76,7 @@ class FSDP2(ModelParallelStrategy):
         )
         self.expert_parallel, self.replicas, self.gather = expert_parallel, replicas, gather
         self.recompute, self.compile, self.offload = recompute, compile, offload
-        self.keep_gathered = keep_gathered
+        self.keep_gathered, self.deferred = keep_gathered, deferred
 
     def setup_environment(self) -> None:
         """Lightning's own mesh has all ranks as data-parallel ones: each reads rows of its own."""
@@ -90,6 +94,9 @@ class FSDP2(ModelParallelStrategy):
         ranks, device = self.world_size, self.root_device.type
         meshes = meshes_of(ranks, self.expert_parallel, self.replicas, device)
         shard(module, methods, meshes, sharding)
+        for net in module.children():
+            if is_deferred(net):
+                fill(net, torch.device("cpu") if self.offload else self.root_device)
         told = f"{self.world_size} ranks"
         if self.expert_parallel > 1:
             told += f", experts over {self.expert_parallel} of them"

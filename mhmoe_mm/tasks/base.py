@@ -26,6 +26,7 @@ from mhmoe_mm.moe.mh_moe import MHMoE, SparseMoE
 from mhmoe_mm.moe.routing import Load, total_load
 from mhmoe_mm.optim import AdamW, WarmupCosine
 from mhmoe_mm.parallel.agreement import any_rank, is_shared_out
+from mhmoe_mm.parallel.deferred import is_deferred
 from mhmoe_mm.parallel.norms import clip_grad_norm, clip_grad_value
 from mhmoe_mm.parallel.strategy import FSDP2
 from mhmoe_mm.parallel.whole_step import of_all_ranks
@@ -123,6 +124,11 @@ class Task(LightningModule, ABC):
         """Load `init_from`: late enough to be seen, early enough for every way to shard."""
         if self.init_from is None:
             return
+        if is_deferred(self.net):
+            raise ValueError(
+                f"The weights of {self.init_from} need a network that is there as a whole: leave "
+                "`deferred` of the strategy out, or `init_from`."
+            )
         report = load_weights(self, self.init_from)
         self.init_from = None  # a test after a fit must not start over
         self.not_loaded = report.missing

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from mhmoe_mm.models.multiway import ReleasedLayout
 from mhmoe_mm.moe import BiasBalancedRouter, GeluExperts, MHMoE, SwiGLUExperts, TopKRouter
 from mhmoe_mm.moe.scorers import CosineScorer, XMoEScorer
 from mhmoe_mm.optim import AdamW, WarmupConstant
+from mhmoe_mm.parallel.deferred import deferred
 from mhmoe_mm.parallel.strategy import FSDP2
 from mhmoe_mm.tasks.base import Task
 from mhmoe_mm.tasks.language_modeling import LanguageModeling
@@ -41,7 +42,8 @@ EXPERTS = 4
 class Training(NamedTuple):
     """A task, and its batch number n of all ranks."""
 
-    task: Callable[[], Task]
+    task: Callable[[Callable], Task]
+    """From what makes its network."""
     batch: Callable[[int], Any]
     part: Callable[[Any, int, int], Any] = rows
     """The rows of a batch from one number to another."""
@@ -53,7 +55,7 @@ class Layout:
 
     strategy: Callable[[], Any] | None
     worlds: tuple[int, ...]
-    options: dict[str, Any] = field(default_factory=dict)
+    deferred: bool = False
 
 
 GELU_EXPERTS = partial(GeluExperts, hidden=13)
@@ -65,15 +67,19 @@ def sparse(router=TopKRouter, experts=GELU_EXPERTS, **others):
     )
 
 
-def encoder(layout=ReleasedLayout, **moe) -> BEiT3:
+def _at_once(kind, *args, **options):
+    return kind(*args, **options)
+
+
+def encoder(make, layout=ReleasedLayout, **moe) -> BEiT3:
     built = layout(dense=partial(GeluFFN, hidden=29), sparse=sparse(**moe))
     sizes = (batches.SIZE, batches.PATCH, batches.VOCAB)
-    return BEiT3(built, *sizes, dim=28, num_layers=3, num_heads=2, max_text=batches.SEQ)
+    return make(BEiT3, built, *sizes, dim=28, num_layers=3, num_heads=2, max_text=batches.SEQ)
 
 
-def decoder(**moe) -> Decoder:
+def decoder(make, **moe) -> Decoder:
     dense, maker = partial(GeluFFN, hidden=29), sparse(**moe)
-    return Decoder(language.VOCAB, 28, 3, 2, language.SEQ, dense, maker)
+    return make(Decoder, language.VOCAB, 28, 3, 2, language.SEQ, dense, maker)
 
 
 OPTIMISED = {
@@ -85,8 +91,8 @@ OPTIMISED = {
 }
 
 
-def pretraining() -> MaskedPretraining:
-    net = encoder(router=partial(TopKRouter, scorer=XMoEScorer))
+def pretraining(make) -> MaskedPretraining:
+    net = encoder(make, router=partial(TopKRouter, scorer=XMoEScorer))
     return MaskedPretraining(net, NormalizedPixels(batches.PATCH), **OPTIMISED)
 
 
@@ -108,7 +114,7 @@ def language_rows(batch, start: int, end: int):
 
 def of_language(router=TopKRouter, **moe) -> Training:
     return Training(
-        lambda: LanguageModeling(decoder(router=router, **moe), **OPTIMISED),
+        lambda make: LanguageModeling(decoder(make, router=router, **moe), **OPTIMISED),
         lambda seed: language.rows_of_text(ROWS, seed),
         language_rows,
     )
@@ -123,7 +129,9 @@ TRAININGS = {
         shared=partial(GeluFFN, hidden=17),
     ),
     "retrieval": Training(
-        lambda: Retrieval(encoder(router=partial(TopKRouter, scorer=CosineScorer)), **OPTIMISED),
+        lambda make: Retrieval(
+            encoder(make, router=partial(TopKRouter, scorer=CosineScorer)), **OPTIMISED
+        ),
         lambda seed: batches.captioned(ROWS, seed),
     ),
 }
@@ -137,6 +145,8 @@ LAYOUTS = {
     "recomputed": Layout(partial(FSDP2, recompute=True, keep_gathered=True), (2,)),
     "ep 2": Layout(partial(FSDP2, expert_parallel=2), (2, 4)),
     "ep 4": Layout(partial(FSDP2, expert_parallel=4, recompute=True), (4,)),
+    "deferred": Layout(partial(FSDP2, deferred=True), (1, 2), deferred=True),
+    "deferred, ep 2": Layout(partial(FSDP2, expert_parallel=2), (4,), deferred=True),
     "replicas": Layout(partial(FSDP2, replicas=2), (4,)),
 }
 
@@ -144,7 +154,7 @@ LAYOUTS = {
 def trained(training: Training, layout: Layout, rank: int, world: int) -> dict[str, Any]:
     """Losses by step, and the whole weights (on rank 0), after a few steps."""
     torch.manual_seed(0)
-    task = training.task()
+    task = training.task(deferred if layout.deferred else _at_once)
     share = ROWS // world
     own = [
         training.part(training.batch(seed), rank * share, (rank + 1) * share)
