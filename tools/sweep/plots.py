@@ -10,14 +10,15 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from optuna.distributions import CategoricalDistribution
+from optuna.importance import PedAnovaImportanceEvaluator
 
 from mhmoe_mm.storage.whole import write_whole
 from tools.sweep.records import Record
 from tools.sweep.space import Dimension
 from tools.sweep.sweep import Sweep
 
-FEWEST = 4
-"""Finished trials, below which nothing is said of importance."""
+FEWEST, BEST = 8, 0.25
+"""Importance is for being among the best quarter; nothing is said of fewer finished trials."""
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
@@ -25,7 +26,8 @@ def importances(study: optuna.Study) -> dict[str, float]:
     if len(study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])) < FEWEST:
         return {}
     try:
-        return optuna.importance.get_param_importances(study)
+        evaluator = PedAnovaImportanceEvaluator(target_quantile=BEST)
+        return optuna.importance.get_param_importances(study, evaluator=evaluator)
     except (ValueError, RuntimeError):  # such as where all trials have the same values
         return {}
 
@@ -49,7 +51,7 @@ def draw_parallel(sweep: Sweep, found: Sequence[Record], path: Path) -> bool:
     if not finished:
         return False
     values = [record.value or 0.0 for record in finished]
-    figure, axes = _figure(2 + 1.8 * len(sweep.space), 5)
+    figure, axes = _figure(4 + 1.8 * len(sweep.space), 5)
     scales = [_scale(dimension) for dimension in sweep.space]
     low, high = min(values), max(values)
     for record, value in zip(finished, values, strict=True):
@@ -70,7 +72,7 @@ def draw_parallel(sweep: Sweep, found: Sequence[Record], path: Path) -> bool:
         axes.text(end + 0.03, height, f"{value:.4f}", fontsize=8)
     names = [*(dimension.key for dimension in sweep.space), sweep.search.metric]
     axes.set_xticks(range(end + 1), [name.rsplit(".", 1)[-1] for name in names])
-    axes.set(yticks=[], title=sweep.name, xlim=(-0.1, end + 0.5))
+    axes.set(yticks=[], title=sweep.name, xlim=(-0.1, end + 0.5), ylim=(-0.05, 1.05))
     _save(figure, path)
     return True
 

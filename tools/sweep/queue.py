@@ -109,10 +109,13 @@ class Queue:
                 trial.set_user_attr(SURPLUS, True)
                 self.study.tell(trial, state=TrialState.FAIL)
 
-    def release(self, trial: optuna.Trial) -> None:
-        """Put a trial back that is not over."""
+    def release(self, trial: optuna.Trial, counted: bool) -> None:
+        """Put a trial back that is not over; where it is not known why, that is counted as a worker
+        that was lost.
+        """
         with suppress(UpdateFinishedTrialError):
-            trial.set_user_attr(RELEASED, True)
+            if not counted:
+                trial.set_user_attr(RELEASED, True)
             self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
         self.mend()
 

@@ -48,7 +48,7 @@ class Record:
         """Why there is no value; empty for a finished trial."""
         attrs = self.last.user_attrs
         if self.state == "failed":
-            lost = f"its worker was lost {MOST_ATTEMPTS} times"
+            lost = f"it was cut off {MOST_ATTEMPTS} times"
             return f"{attrs[ERROR]} ({attrs[LOG]})" if ERROR in attrs else lost
         if self.state == "pruned":
             return f"ended at step {attrs.get(STEP)}"

@@ -19,7 +19,7 @@ from tools.sweep.sweep import Sweep
 from tools.sweep.trials import trial_folder, versions
 
 FIGURES = {
-    "importance.png": "How much of the difference between the trials each key makes, by PED-ANOVA",
+    "importance.png": "How much each key matters for being among the best quarter (PED-ANOVA)",
     "parallel.png": "A line a trial, the darker the better",
     "heatmap.png": "The best value of each pair",
 }

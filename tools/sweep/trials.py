@@ -78,7 +78,7 @@ class Trial:
         finally:
             end(process)
         if came == "stopped" or (came == "ended" and process.returncode in TOLD_TO_END):
-            self.queue.release(self.trial)
+            self.queue.release(self.trial, counted=came == "ended")
             return "is put back"
         seconds = time.monotonic() - begun
         self.trial.set_user_attr(SECONDS, round(seconds, 2))
