@@ -11,10 +11,11 @@ parameters, which the paper leaves out, counted too.
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 from mhmoe_mm.moe.layer_shape import LayerShape, shape_of
 
-__all__ = ["PRESETS", "LayerShape", "match", "mismatch", "shape_of"]
+__all__ = ["PRESETS", "LayerShape", "match", "match_width", "mismatch", "shape_of"]
 
 
 def match(
@@ -35,28 +36,56 @@ def match(
     Raises:
         ValueError: the maps alone cost more than the whole base layer, or the heads do not divide.
     """
+    solved = match_width(base, num_heads, base.num_experts, top_k, "macs", projections)
+    parameters = _experts_parameters(base, projections)
+    experts = parameters / (base.matrices * solved.width * solved.hidden)
+    return replace(solved, num_experts=max(round(experts / multiple_of), 1) * multiple_of)
+
+
+def match_width(
+    base: LayerShape,
+    num_heads: int,
+    num_experts: int,
+    top_k: int,
+    equal: Literal["macs", "parameters"] = "macs",
+    projections: int = 2,
+) -> LayerShape:
+    """The multi-head layer with so many experts whose inner width gives it the multiply-adds of
+    `base`, or its parameters, to within rounding; the other of the two follows.
+
+    Raises:
+        ValueError: the maps alone cost more than the whole base layer, or the heads do not divide.
+    """
     if base.dim % num_heads:
         raise ValueError(f"num_heads={num_heads} does not divide dim={base.dim}.")
     maps = projections * base.dim**2
-    macs = base.top_k * base.matrices * base.dim * base.hidden - maps
-    hidden = round(macs / (top_k * base.matrices * base.dim))
+    if equal == "macs":
+        budget = base.top_k * base.matrices * base.dim * base.hidden - maps
+        what, where = "multiply-adds per token", f"top_k={top_k}"
+        hidden = round(budget / (top_k * base.matrices * base.dim))
+    else:
+        budget = _experts_parameters(base, projections)
+        what, where = "parameters", f"{num_experts} experts"
+        hidden = round(budget / (num_experts * base.matrices * (base.dim // num_heads)))
     if hidden < 1:
         raise ValueError(
-            f"The head and merge maps of dim={base.dim} cost {maps:,} multiply-adds per token and "
-            f"leave {macs:,.0f} for the experts: too few for top_k={top_k}."
+            f"The head and merge maps of dim={base.dim} cost {maps:,} {what} and leave "
+            f"{budget:,.0f} for the experts: too few for {where}."
         )
-    width = base.dim // num_heads
-    parameters = base.num_experts * base.matrices * base.dim * base.hidden - maps
-    experts = parameters / (base.matrices * width * hidden)
     return replace(
         base,
         hidden=hidden,
-        num_experts=max(round(experts / multiple_of), 1) * multiple_of,
+        num_experts=num_experts,
         top_k=top_k,
         num_heads=num_heads,
         head_layers=projections - projections // 2,
         merge_layers=projections // 2,
     )
+
+
+def _experts_parameters(base: LayerShape, projections: int) -> int:
+    """Of all experts of a layer that has as many parameters as `base` and so many maps."""
+    return base.num_experts * base.matrices * base.dim * base.hidden - projections * base.dim**2
 
 
 def mismatch(base: LayerShape, other: LayerShape) -> tuple[float, float]:

@@ -9,7 +9,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mhmoe_mm.models.ffn import GeluFFN, SwiGLUFFN
 from mhmoe_mm.moe import Experts, LoopBackend, MHMoE, SparseMoE
-from mhmoe_mm.moe.budget import PRESETS, LayerShape, match, mismatch, shape_of
+from mhmoe_mm.moe.budget import (
+    PRESETS,
+    LayerShape,
+    match,
+    match_width,
+    mismatch,
+    shape_of,
+)
 
 SHAPES = {
     "sparse": LayerShape(42, 19, 5, 2),
@@ -103,6 +110,20 @@ def test_the_papers_equation_nine_comes_out():
     """Two-matrix experts, hidden 4 dim, top-1, three heads: hidden 3 dim and 4E - 1 experts."""
     shape = match(LayerShape(768, 3072, 8, 1), num_heads=3, top_k=1)
     assert (shape.hidden, shape.num_experts) == (3 * 768, 4 * 8 - 1)
+
+
+def test_a_width_alone_makes_multiply_adds_or_parameters_equal():
+    base = PRESETS["smoe"](768)
+    for experts in (11, 43):
+        same_macs = match_width(base, 4, experts, 3, "macs")
+        same_parameters = match_width(base, 4, experts, 3, "parameters")
+        assert {(s.num_experts, s.top_k, s.num_heads) for s in (same_macs, same_parameters)} == {
+            (experts, 3, 4)
+        }
+        assert abs(mismatch(base, same_macs)[1]) < 0.001
+        assert abs(mismatch(base, same_parameters)[0]) < 0.003
+    with pytest.raises(ValueError, match=r"9,000,000 .* too few for 9000000 experts"):
+        match_width(LayerShape(3000, 1000, 3, 1), 2, 9_000_000, 2, "parameters", projections=1)
 
 
 def test_a_match_that_cannot_be_is_refused_in_a_sentence():

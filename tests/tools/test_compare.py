@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from tools.compare import cells as cells_of
-from tools.compare import cli
+from tools.compare import cli, program
 from tools.compare.cli import main
 from tools.compare.comparison import read_comparison
 from tools.compare.places import places
@@ -62,7 +62,7 @@ FILE = {
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "stub.py").write_text(STUB)
     (tmp_path / "run.yaml").write_text("model: {dim: 7}\n")
-    monkeypatch.setattr(cells_of, "PROGRAM", (sys.executable, "stub.py"))
+    monkeypatch.setattr(program, "PROGRAM", (sys.executable, "stub.py"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

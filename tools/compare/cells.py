@@ -2,23 +2,20 @@
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
 from mhmoe_mm.command_line.sources import Sources
 from mhmoe_mm.storage.whole import write_text
 from tools.compare.comparison import Comparison, folder_name
+from tools.compare.program import Place, last_line, start
 
-PROGRAM = (sys.executable, "-c", "from mhmoe_mm.cli import main; main()")
 MEASURED = ("--trainer.callbacks+", "mhmoe_mm.callbacks.resources.Resources")
 """What every training gets besides, so that its time and memory are known."""
 
@@ -58,14 +55,6 @@ class Cell:
         return self.runs / self.name / f"stage-{len(self.stages)}" / "version_0"
 
 
-class Place(NamedTuple):
-    """What one run at a time has of the machine."""
-
-    threads: int
-    gpu: str | None = None
-    """As CUDA_VISIBLE_DEVICES names it; None leaves the choice to the run."""
-
-
 def model_folder(runs: Path, comparison: str, model: str) -> Path:
     """Where everything of a model lies."""
     return runs / comparison / folder_name(model)
@@ -90,16 +79,19 @@ def cells(
 
 
 def asked(cell: Cell) -> dict[str, Any]:
-    """What a result depends on: the options, and what the YAML files say that they name, comments
-    apart.
-    """
+    """What a result depends on."""
     words = [word for stage in (*cell.stages, cell.test) for word in stage]
-    texts = json.dumps([yaml.safe_load(text.content) for text in Sources(words).texts])
     return {
         "stages": [list(stage) for stage in cell.stages],
         "test": list(cell.test),
-        "files_sha256": hashlib.sha256(texts.encode()).hexdigest(),
+        "files_sha256": files_sha256(words),
     }
+
+
+def files_sha256(words: Sequence[str]) -> str:
+    """Of what the YAML files say that the options name, comments apart."""
+    texts = json.dumps([yaml.safe_load(text.content) for text in Sources(words).texts])
+    return hashlib.sha256(texts.encode()).hexdigest()
 
 
 def finished(cell: Cell) -> dict[str, Any] | None:
@@ -151,16 +143,7 @@ def _program(cell: Cell, command: str, options: list[str], part: str, where: Pla
     name = f"{cell.name}/{part}"
     own = ["--name", name, "--seed_everything", str(cell.seed)]
     own += ["--trainer.default_root_dir", str(cell.runs)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(where.threads)}
-    if where.gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = where.gpu
     log = cell.runs / cell.name / f"{part}.log"
-    with log.open("w") as file:
-        done = subprocess.run(
-            [*PROGRAM, command, *options, *own],
-            stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, check=False,
-        )  # fmt: skip
-    if done.returncode:
-        last = (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
-        raise CellError(f"{command} of {name} failed; {log} ends: {last}")
+    if start([command, *options, *own], log, where).wait():
+        raise CellError(f"{command} of {name} failed; {log} ends: {last_line(log)}")
     return cell.runs / name / "version_0"

@@ -87,7 +87,7 @@ def read_comparison(path: Path) -> Comparison:
     Raises:
         ValueError: it is not there, not YAML, or lacks or misnames something.
     """
-    content = _read(path)
+    content = read_yaml(path)
     if not isinstance(content, dict) or not {*REQUIRED} <= content.keys():
         raise ValueError(f"{path} must have the keys {', '.join(REQUIRED)}.")
     if unknown := sorted(content.keys() - {*REQUIRED, *OPTIONAL}):
@@ -117,7 +117,7 @@ def read_comparison(path: Path) -> Comparison:
             model: _stages(path, model, common, *_own(entry, len(common)))
             for model, entry in entries.items()
         },
-        test=_words(content.get("test")),
+        test=words_of(content.get("test")),
         metrics=content["metrics"],
         chance=content.get("chance") or {},
         base=base,
@@ -134,7 +134,12 @@ def folder_name(model: str) -> str:
     return re.sub(r"[ /=]", "-", model.lower())
 
 
-def _read(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
+    """What a YAML file says.
+
+    Raises:
+        ValueError: it is not there or not YAML; one sentence.
+    """
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -154,7 +159,7 @@ def _shapes(
         raise ValueError(
             f"{path}: {model} is the shape of a layer: name the net to put it into as `base`."
         )
-    spec = _read(Path(base))
+    spec = read_yaml(Path(base))
     dim = spec.get("init_args", {}).get("dim") if isinstance(spec, dict) else None
     if type(dim) is not int:
         raise ValueError(f"{base} is no net: it must have class_path and init_args with dim.")
@@ -187,7 +192,7 @@ def _stages(
         )
     both = zip(common, own, strict=True)
     stages = tuple(
-        (*_words(shared), *net, *_words(more)) for shared, more in both if more is not None
+        (*words_of(shared), *net, *words_of(more)) for shared, more in both if more is not None
     )
     if not stages:
         raise ValueError(f"{path}: {model} leaves out every stage: give it one to be trained in.")
@@ -213,5 +218,6 @@ def _several(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _words(options: str | None) -> tuple[str, ...]:
+def words_of(options: str | None) -> tuple[str, ...]:
+    """A text of options, cut as a shell would."""
     return tuple(shlex.split(options or ""))

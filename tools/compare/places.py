@@ -5,7 +5,7 @@ from queue import Queue
 
 import torch
 
-from tools.compare.cells import Place
+from tools.compare.program import Place
 
 
 def places(jobs: int) -> "Queue[Place]":

@@ -1,0 +1,1 @@
+"""Search over the keys of a configuration: many trainings, one figure of each, the best one."""
