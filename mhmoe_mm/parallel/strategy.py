@@ -50,7 +50,8 @@ class FSDP2(ModelParallelStrategy):
         compile: compile every block.
         offload: keep weights, gradients and optimizer state in the memory of the host.
         keep_gathered: keep a block's weights from its forward to its backward.
-        gather: precision in which weights come together and blocks compute: "auto" is the trainer's.
+        gather: precision in which weights come together and blocks compute; "auto" is the
+            trainer's.
         sharded_checkpoints: every rank writes its share, into a folder; otherwise rank 0 collects
             all of it and writes one file.
         timeout_s: after so many seconds without an answer from the others a rank gives up.

@@ -91,7 +91,7 @@ LAYOUTS: dict[int, dict[str, Callable[[], Any]]] = {
 
 
 def dealt(batch: Any, total: int, rank: int, world: int) -> list[Any]:
-    """The batches of a rank as data modules deal them: one that has no row left takes a silent one."""
+    """The batches of a rank as data modules deal them: without a row left, a silent one."""
     found = []
     for step in range(num_evaluation_steps(total, SIZE, world)):
         places = evaluation_places(step, SIZE, rank, world)
