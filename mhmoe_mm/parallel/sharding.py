@@ -117,7 +117,8 @@ def shard(root: nn.Module, methods: tuple[str, ...], meshes: Meshes, sharding: S
     Raises:
         ValueError: experts that cannot be spread evenly.
     """
-    offload = CPUOffloadPolicy() if sharding.offload else OffloadPolicy()
+    pinned = meshes.dense.device_type != "cpu"  # for copies to a device, if there is one
+    offload = CPUOffloadPolicy(pin_memory=pinned) if sharding.offload else OffloadPolicy()
     exact = MixedPrecisionPolicy(cast_forward_inputs=False)
     mixed = MixedPrecisionPolicy(
         param_dtype=sharding.gather,
@@ -129,6 +130,8 @@ def shard(root: nn.Module, methods: tuple[str, ...], meshes: Meshes, sharding: S
     dense = partial(unit, mesh=meshes.dense)
 
     for block in list(_of_kind(root, (Block, DecoderLayer))):
+        if sharding.gather is not None:
+            _compute_in(block, sharding.gather)
         if sharding.recompute:
             _recompute(block)
         if sharding.compile:
@@ -156,6 +159,21 @@ def _of_kind(
     root: nn.Module, kind: type[nn.Module] | tuple[type[nn.Module], ...]
 ) -> Iterator[nn.Module]:
     return (module for module in root.modules() if isinstance(module, kind))
+
+
+def _compute_in(block: nn.Module, dtype: torch.dtype) -> None:
+    """Make a block compute in the precision that its weights come together in, also where the
+    trainer's is float32 and what the block reads stays so.
+    """
+    forward: Callable[..., Any] = block.forward
+
+    def cast(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if x.dtype != torch.float32:
+            return forward(x, *args, **kwargs)
+        with torch.autocast(x.device.type, dtype):
+            return forward(x, *args, **kwargs)
+
+    block.forward = cast
 
 
 def _recompute(block: nn.Module) -> None:

@@ -13,6 +13,7 @@ from lightning.fabric.strategies.model_parallel import _load_raw_module_state
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -21,11 +22,12 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from mhmoe_mm.parallel.deferred import fill, is_deferred
 from mhmoe_mm.parallel.sharding import Sharding, check_ranks, meshes_of, shard
-from mhmoe_mm.storage.checkpoint_io import OPTIMIZER, named, numbered
+from mhmoe_mm.storage.checkpoint_io import OPTIMIZER, TRAINING, named, numbered
 from mhmoe_mm.storage.sealed import read_sealed
 from mhmoe_mm.storage.sharded import is_sharded, load_sharded, save_sharded
 
@@ -51,7 +53,8 @@ class FSDP2(ModelParallelStrategy):
         keep_gathered: keep a block's weights from its forward to its backward.
         deferred: no process ever holds the whole network, only a block of it at a time, and its own
             share: for those that are too large for one.
-        gather: precision in which weights come together: "auto" is the trainer's.
+        gather: precision in which weights come together and blocks compute; "auto" is the
+            trainer's.
         sharded_checkpoints: every rank writes its share, into a folder; otherwise rank 0 collects
             all of it and writes one file.
         timeout_s: after so many seconds without an answer from the others a rank gives up.
@@ -109,10 +112,12 @@ class FSDP2(ModelParallelStrategy):
     ) -> None:
         """Into a folder to which every rank writes its share, or into one file."""
         path = Path(self.broadcast(filepath))
+        weights = [name for name in ("state_dict", TRAINING) if name in checkpoint]
         if not self._save_distributed_checkpoint:
+            checkpoint |= {name: self._whole(checkpoint[name]) for name in weights}
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        tensors = {"state_dict": checkpoint.pop("state_dict")}
+        tensors = {name: checkpoint.pop(name) for name in weights}
         for number, state in enumerate(checkpoint.pop("optimizer_states", [])):
             tensors[OPTIMIZER.format(number)] = state
         save_sharded(tensors, checkpoint, path)
@@ -124,8 +129,13 @@ class FSDP2(ModelParallelStrategy):
         path = Path(self.broadcast(checkpoint_path))
         module = self.lightning_module
         assert module is not None
+        fitting = module.trainer.state.fn == TrainerFn.FITTING
         if not is_sharded(path):
             content = read_sealed(path, mmap=True)
+            training = content.pop(TRAINING, None)
+            if training is not None and fitting:
+                _load_raw_module_state(training, module, strict=module.strict_loading)
+                content[TRAINING] = _copied(get_model_state_dict(module))
             _load_raw_module_state(content.pop("state_dict"), module, strict=module.strict_loading)
             whole = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
             for optimizer, state in zip(
@@ -137,12 +147,18 @@ class FSDP2(ModelParallelStrategy):
         tensors: dict[str, Any] = {"state_dict": get_model_state_dict(module)}
         for number, optimizer in enumerate(self.optimizers):
             tensors[OPTIMIZER.format(number)] = get_optimizer_state_dict(module, optimizer)
-        rest = load_sharded(tensors, path)
+        training = {TRAINING: lambda: _copied(get_model_state_dict(module))} if fitting else None
+        rest = load_sharded(tensors, path, training)
         module.load_state_dict(tensors["state_dict"], strict=module.strict_loading)
         for number, optimizer in enumerate(self.optimizers):
             state = tensors[OPTIMIZER.format(number)]
             set_optimizer_state_dict(module, optimizer, optim_state_dict=state)
-        return rest
+        return rest | {name: tensors[name] for name in (TRAINING,) if name in tensors}
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """In shares, whatever is written: callbacks may put others beside them."""
+        assert self.model is not None
+        return get_model_state_dict(self.model, options=StateDictOptions(cpu_offload=True))
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """By the names of parameters in shards, by their numbers in one file."""
@@ -155,7 +171,23 @@ class FSDP2(ModelParallelStrategy):
         state = get_optimizer_state_dict(module, plain, options=whole)
         return numbered(state) if self.is_global_zero else state
 
+    def _whole(self, weights: dict[str, Any]) -> dict[str, Any]:
+        """On rank 0, on the CPU, one after the other; nothing on the others."""
+        whole = {}
+        for name, weight in weights.items():
+            if isinstance(weight, DTensor):
+                there = weight.to(weight.device_mesh.device_type)
+                assert isinstance(there, DTensor)
+                weight = there.full_tensor()
+            if self.is_global_zero:
+                whole[name] = weight.cpu()
+        return whole
+
     def _gathered(self) -> torch.dtype | None:
         if self.gather == "auto":
             return GATHERED.get(str(self.precision_plugin.precision))
         return torch.bfloat16 if self.gather == "bf16" else None
+
+
+def _copied(weights: dict[str, Any]) -> dict[str, Any]:
+    return {name: weight.clone() for name, weight in weights.items()}

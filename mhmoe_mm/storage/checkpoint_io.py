@@ -15,6 +15,8 @@ from mhmoe_mm.storage.sharded import is_sharded, read_rest, read_whole, verify_s
 
 OPTIMIZER = "optimizer_{}"
 """The name of an optimizer's state among the shards, by its number."""
+TRAINING = "current_model_state"
+"""The weights that train on, where `state_dict` holds their average."""
 
 
 class SealedCheckpointIO(CheckpointIO):
@@ -64,6 +66,8 @@ def read_any(path: Path, weights_alone: bool = False) -> dict[str, Any]:
     states = []
     while (name := OPTIMIZER.format(len(states))) in shards:
         states.append(numbered(shards[name]))
+    if TRAINING in shards:
+        content[TRAINING] = shards[TRAINING]
     return content | {"optimizer_states": states}
 
 

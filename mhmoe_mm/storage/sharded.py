@@ -84,8 +84,18 @@ def save_sharded(tensors: dict[str, Any], rest: dict[str, Any], folder: Path) ->
     _together(lambda: _publish(described, part, folder) if rank == 0 else None)
 
 
-def load_sharded(tensors: dict[str, Any], folder: Path) -> dict[str, Any]:
+def load_sharded(
+    tensors: dict[str, Any],
+    folder: Path,
+    optional: Mapping[str, Callable[[], dict[str, Any]]] | None = None,
+) -> dict[str, Any]:
     """Read a checkpoint into tensors that are there, however they are sharded; all ranks call it.
+
+    Args:
+        tensors: state dicts, nested, all of which the checkpoint has.
+        folder: the checkpoint.
+        optional: by name, what makes the tensors of state dicts that it may have; those that it has
+            are added to `tensors`.
 
     Returns:
         The rest.
@@ -95,6 +105,9 @@ def load_sharded(tensors: dict[str, Any], folder: Path) -> dict[str, Any]:
     """
     verify_sharded(folder)
     reader, planner = SafeReader(folder), SafePlanner()
+    if optional:
+        held = {name.split(".", 1)[0] for name in reader.read_metadata().state_dict_metadata}
+        tensors |= {name: make() for name, make in optional.items() if name in held}
     _plainly(lambda: dcp.load(tensors, storage_reader=reader, planner=planner), folder)
     return read_rest(folder)
 

@@ -1,13 +1,14 @@
-"""Averaged weights are Lightning's own callback; this holds what `docs/experts.md` says of it."""
+"""Averaged weights from a configuration, as `docs/experts.md` has them."""
 
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.cli import LightningCLI
 from torch.utils.data import DataLoader
+
+from mhmoe_mm.callbacks.averaging import AveragedWeights
 
 STEPS, DECAY = 7, 0.75
 
@@ -47,8 +48,8 @@ def run(folder: Path, steps: int, decay: float | None, resume: str | None = None
     """Train from a config file, as `mhmoe-mm fit` does."""
     average = f"""
   callbacks:
-    - class_path: lightning.pytorch.callbacks.EMAWeightAveraging
-      init_args: {{decay: {decay}, use_buffers: false}}
+    - class_path: mhmoe_mm.callbacks.averaging.AveragedWeights
+      init_args: {{decay: {decay}}}
     - class_path: lightning.pytorch.callbacks.ModelCheckpoint
       init_args: {{dirpath: {folder}, save_last: true, filename: "{{step}}"}}"""
     folder.mkdir(exist_ok=True)
@@ -93,7 +94,7 @@ def test_a_config_file_averages_validates_the_average_and_ends_with_it(tmp_path)
     assert [w for what, w in model.seen if what == "trains"][1:] == pytest.approx(weights[:-1])
     assert model.seen[-1] == ("validated", pytest.approx(average, rel=1e-5))
     assert model.net.weight.item() == pytest.approx(average, rel=1e-5)
-    # Buffers are the router's own: use_buffers=false takes them over unaveraged.
+    # Buffers are the router's own: they are taken over unaveraged.
     assert model.bias_of_router.tolist() == [STEPS] * 3
 
 
@@ -110,4 +111,4 @@ def test_the_checkpoint_holds_both_and_a_resumed_run_ends_like_an_uninterrupted_
 
 def test_the_callback_is_the_one_the_documentation_names():
     text = (Path(__file__).parents[2] / "docs" / "experts.md").read_text()
-    assert f"lightning.pytorch.callbacks.{EMAWeightAveraging.__name__}" in text
+    assert f"{AveragedWeights.__module__}.{AveragedWeights.__name__}" in text
