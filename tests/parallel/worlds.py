@@ -42,8 +42,8 @@ EXPERTS = 4
 class Training(NamedTuple):
     """A task, and its batch number n of all ranks."""
 
-    task: Callable[[Callable], Task]
-    """From what makes its network."""
+    task: Callable[..., Task]
+    """From what makes its network, a call of its class unless said otherwise."""
     batch: Callable[[int], Any]
     part: Callable[[Any, int, int], Any] = rows
     """The rows of a batch from one number to another."""
@@ -67,7 +67,7 @@ def sparse(router=TopKRouter, experts=GELU_EXPERTS, **others):
     )
 
 
-def _at_once(kind, *args, **options):
+def at_once(kind, *args, **options):
     return kind(*args, **options)
 
 
@@ -91,7 +91,7 @@ OPTIMISED = {
 }
 
 
-def pretraining(make) -> MaskedPretraining:
+def pretraining(make=at_once) -> MaskedPretraining:
     net = encoder(make, router=partial(TopKRouter, scorer=XMoEScorer))
     return MaskedPretraining(net, NormalizedPixels(batches.PATCH), **OPTIMISED)
 
@@ -114,7 +114,7 @@ def language_rows(batch, start: int, end: int):
 
 def of_language(router=TopKRouter, **moe) -> Training:
     return Training(
-        lambda make: LanguageModeling(decoder(make, router=router, **moe), **OPTIMISED),
+        lambda make=at_once: LanguageModeling(decoder(make, router=router, **moe), **OPTIMISED),
         lambda seed: language.rows_of_text(ROWS, seed),
         language_rows,
     )
@@ -129,7 +129,7 @@ TRAININGS = {
         shared=partial(GeluFFN, hidden=17),
     ),
     "retrieval": Training(
-        lambda make: Retrieval(
+        lambda make=at_once: Retrieval(
             encoder(make, router=partial(TopKRouter, scorer=CosineScorer)), **OPTIMISED
         ),
         lambda seed: batches.captioned(ROWS, seed),
@@ -154,7 +154,7 @@ LAYOUTS = {
 def trained(training: Training, layout: Layout, rank: int, world: int) -> dict[str, Any]:
     """Losses by step, and the whole weights (on rank 0), after a few steps."""
     torch.manual_seed(0)
-    task = training.task(deferred if layout.deferred else _at_once)
+    task = training.task(deferred if layout.deferred else at_once)
     share = ROWS // world
     own = [
         training.part(training.batch(seed), rank * share, (rank + 1) * share)
