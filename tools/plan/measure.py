@@ -18,8 +18,8 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 
+from mhmoe_mm.models.flops import Flops
 from tools.plan.batches import made_up
-from tools.plan.flops import Flops
 from tools.plan.settings import Setting, parsed, parser_of
 from tools.plan.simulate import Plan, held, simulate
 from tools.plan.step import optimizer_of, ranks_of, spread, take_step, task_of

@@ -16,10 +16,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from mhmoe_mm.models.flops import Flops
 from mhmoe_mm.moe.expert_parallel import ExpertParallel, Sizes
 from mhmoe_mm.tasks.base import Task
 from tools.plan.batches import made_up
-from tools.plan.flops import Flops
 from tools.plan.ledger import Channel, Ledger, Traffic
 from tools.plan.selection import Selections
 from tools.plan.settings import Setting
