@@ -195,7 +195,7 @@ def test_weights_that_share_memory_are_written_each(checkpoint, tmp_path):
 
 def test_a_folder_is_replaced_only_if_it_is_one_and_that_is_asked_for(checkpoint, made, tmp_path):
     folder = made("vqa")
-    with pytest.raises(ValueError, match=r"vqa exists already: name a new folder, or overwrite"):
+    with pytest.raises(ValueError, match=r"vqa exists already: name a new folder, or replace it"):
         export(checkpoint("nlvr2"), folder)
     export(checkpoint("nlvr2"), folder, overwrite=True)
     assert not (folder / "answers.json").exists()

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
+from mhmoe_mm.callbacks.averaging import AveragedWeights
 from mhmoe_mm.storage.whole import check_space, point, recover
 
 LAST = f"{ModelCheckpoint.CHECKPOINT_NAME_LAST}{ModelCheckpoint.FILE_EXTENSION}"
@@ -113,7 +114,7 @@ class Checkpoints(ModelCheckpoint):
         problem = None
         if trainer.is_global_zero:
             known = [Path(kept) for kept in self._kept if Path(kept).exists()]
-            needed = _size(known[-1]) if known else 3 * _weights(trainer)
+            needed = _size(known[-1]) if known else _expected(trainer)
             folder = next(parent for parent in path.parents if parent.exists())
             try:
                 check_space(folder, int(MARGIN * needed))
@@ -141,6 +142,10 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def _weights(trainer: Trainer) -> int:
-    """Bytes of the network's weights; an optimizer such as AdamW holds twice as many."""
-    return sum(p.numel() * p.element_size() for p in trainer.lightning_module.parameters())
+def _expected(trainer: Trainer) -> int:
+    """Bytes of a first checkpoint: the weights, twice as many of an optimizer such as AdamW, and
+    once more where their average is kept beside them.
+    """
+    weights = sum(p.numel() * p.element_size() for p in trainer.lightning_module.parameters())
+    averaged = any(isinstance(known, AveragedWeights) for known in trainer.callbacks)  # pyright: ignore
+    return (4 if averaged else 3) * weights

@@ -53,7 +53,9 @@ def check_place(folder: Path, overwrite: bool) -> None:
     if not folder.exists() and not folder.is_symlink():
         return
     if not overwrite:
-        raise ValueError(f"{folder} exists already: name a new folder, or overwrite it.")
+        raise ValueError(
+            f"{folder} exists already: name a new folder, or replace it with --overwrite."
+        )
     if folder.is_symlink() or not folder.is_dir():
         raise ValueError(f"{folder} is not a folder of an exported model: it is not replaced.")
     read_config(folder)

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch.utils.data import DataLoader
 
 from mhmoe_mm.callbacks import checkpoints
+from mhmoe_mm.callbacks.averaging import AveragedWeights
 from mhmoe_mm.callbacks.checkpoints import LAST, Checkpoints
 from mhmoe_mm.storage.checkpoint_io import SealedCheckpointIO
 from mhmoe_mm.storage.sealed import verify_sealed
@@ -33,13 +35,13 @@ class Scored(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def run(folder: Path, **options) -> Checkpoints:
+def run(folder: Path, *others: Callback, **options) -> Checkpoints:
     keeper = Checkpoints(
         dirpath=str(folder),
         **{"filename": "{step}", "every_n_train_steps": 1, "save_last": "link"} | options,
     )
     trainer = Trainer(
-        accelerator="cpu", max_steps=len(SCORES), callbacks=[keeper], logger=False,
+        accelerator="cpu", max_steps=len(SCORES), callbacks=[keeper, *others], logger=False,
         enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
         plugins=[SealedCheckpointIO()],
     )  # fmt: skip
@@ -117,6 +119,14 @@ def test_without_room_nothing_is_written_and_last_stays(tmp_path: Path, monkeypa
     assert os.readlink(tmp_path / LAST) == "step=2.ckpt"
     size = (tmp_path / "step=1.ckpt").stat().st_size
     assert size < calls[1] < 2 * size
+
+
+@pytest.mark.parametrize(("others", "times"), [((), 3), ((AveragedWeights(0.5),), 4)])
+def test_room_is_looked_for_before_the_first_one_too(tmp_path: Path, monkeypatch, others, times):
+    asked = []
+    monkeypatch.setattr(checkpoints, "check_space", lambda folder, needed: asked.append(needed))
+    run(tmp_path, *others)
+    assert asked[0] == int(checkpoints.MARGIN * times * 3 * 4)  # three weights of four bytes
 
 
 def test_what_a_killed_run_left_is_removed_at_the_start(tmp_path: Path):

@@ -23,7 +23,10 @@ def test_it_says_what_it_wrote(language_run, tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"{out}: LanguageModeling at step 100, 17,481 parameters, 17,090 of them active" in said
     assert main([str(language_run), "--out", str(out)]) == 2
-    assert "model exists already: name a new folder, or overwrite it" in capsys.readouterr().err
+    assert (
+        "model exists already: name a new folder, or replace it with --overwrite"
+        in capsys.readouterr().err
+    )
     assert main([str(language_run), "--out", str(out), "--overwrite"]) == 0
     assert main(["nowhere", "--out", str(tmp_path / "b")]) == 2
     assert "No such checkpoint: nowhere" in capsys.readouterr().err
