@@ -12,6 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 EXIT_STATUS = 70
 """Of a process that was stuck: "internal software error" in sysexits.h."""
 
+THREAD = "mhmoe-mm watchdog"
+
 
 class Watchdog(Callback):
     """Ends this process if nothing has happened for `timeout_s`: no batch, no checkpoint.
@@ -38,9 +40,19 @@ class Watchdog(Callback):
             return
         self._alive(trainer)
         self._done = threading.Event()
-        threading.Thread(target=self._watch, args=(self._done,), daemon=True).start()
+        threading.Thread(target=self._watch, args=(self._done,), name=THREAD, daemon=True).start()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._stop()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """A program may go on after a failed fit; one of several ranks may hang as it ends."""
+        if trainer.world_size == 1:
+            self._stop()
+
+    def _stop(self) -> None:
         if self._done is not None:
             self._done.set()
             self._done = None
