@@ -51,15 +51,17 @@ class Throughput(Callback):
             raise ValueError(f"skip_steps is 0 or more, got {skip_steps}.")
         self.peak_tflops, self.count_operations = peak_tflops, count_operations
         self.skip_steps = skip_steps
+        self._clock = StepClock(torch.device("cpu"))
+        self._flops: Flops | None = None
+        """While the operations of a forward are counted."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._every = max(1, getattr(trainer, "log_every_n_steps", 0) or 0)
         self._clock = StepClock(pl_module.device)
-        self._flops: Flops | None = None
         self._forward_flops = math.nan
         self._counting = self.count_operations
         self._starved = False
-        self._seen = 0
+        self._seen, self._logged_at = 0, trainer.global_step
         self._restart(pl_module)
 
     def on_train_batch_start(
@@ -92,28 +94,23 @@ class Throughput(Callback):
             self._restart(pl_module)
             return
         self._batches += 1
-        due = trainer.global_step % self._every == 0
-        if due and self._batches and trainer.global_step != self._logged_at:
-            self._logged_at = trainer.global_step
+        step = trainer.global_step
+        if step % self._every == 0 and step != self._logged_at:
+            self._logged_at = step
             self._log(trainer, pl_module)
             self._restart(pl_module)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        if (flops := getattr(self, "_flops", None)) is not None:
-            self._stop_counting(flops)
+        if self._flops is not None:
+            self._stop_counting(self._flops)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._training(trainer):
-            self._clock.mark("other")
+        self._clock.mark("other")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._training(trainer):
-            self._clock.skip()
-
-    def _training(self, trainer: Trainer) -> bool:
-        return hasattr(self, "_clock") and not trainer.sanity_checking
+        self._clock.skip()
 
     def _stop_counting(self, flops: Flops) -> float:
         flops.__exit__(None, None, None)
@@ -124,7 +121,6 @@ class Throughput(Callback):
         self._clock.restart()
         self._samples, self._batches = 0, 0
         self._tokens = torch.zeros((), device=module.device)
-        self._logged_at = getattr(self, "_logged_at", -1)
 
     def _log(self, trainer: Trainer, module: LightningModule) -> None:
         seconds, whole = self._clock.read()

@@ -17,8 +17,7 @@ import numpy as np
 
 from datamodules.token_files import FORMAT, KINDS
 from mhmoe_mm.inputs.tokenization import Tokenizer
-from mhmoe_mm.storage.whole import whole_file
-from tools.build_shards.archive import file_sha256
+from mhmoe_mm.storage.whole import file_sha256, whole_file
 from tools.build_shards.errors import InputError
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.build_shards.archive import file_sha256
+from mhmoe_mm.storage.whole import file_sha256
 from tools.build_shards.captions import is_safe
 from tools.build_shards.errors import InputError, Problems
 from tools.build_shards.source import SPLITS

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mhmoe_mm.metrics.vqa_answers import normalized
+from mhmoe_mm.storage.whole import file_sha256
 from tools.build_shards.annotations import read_json
-from tools.build_shards.archive import file_sha256
 from tools.build_shards.errors import InputError
 
 ANSWERS = "answers.json"

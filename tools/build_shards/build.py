@@ -1,7 +1,6 @@
 """Carrying out a plan: keep the shards that are finished, write the others, and the card last."""
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from datamodules.index import ShardError, index_path, read_index
-from mhmoe_mm.storage.whole import write_bytes
+from mhmoe_mm.storage.whole import file_sha256, write_bytes
 from tools.build_shards.card import (
     Card,
     list_bytes,
@@ -148,8 +147,7 @@ def _kept(shard: PlannedShard, out: Path, problems: Problems) -> ShardRecord | N
         if not record.samples:
             return record
         index = read_index(index_path(tar))
-        with tar.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = file_sha256(tar)
     except (FileNotFoundError, ShardError, ValueError, TypeError):
         return None
     intact = sha256 == index.sha256 == record.sha256 and len(index.samples) == record.samples

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from mhmoe_mm.storage.whole import file_sha256
 from tools.build_shards.answers import ANSWERS
-from tools.build_shards.archive import Archive, file_sha256, open_archive
+from tools.build_shards.archive import Archive, open_archive
 from tools.build_shards.errors import InputError, Problems
 from tools.build_shards.source import Item, Source, one_line
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from tools.build_shards.archive import file_sha256
+from mhmoe_mm.storage.whole import file_sha256
 from tools.build_shards.captions import Row, read_rows
 from tools.build_shards.errors import InputError, Problems
 from tools.build_shards.files import read_file

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from tools.build_shards.archive import file_sha256, open_archive
+from mhmoe_mm.storage.whole import file_sha256
+from tools.build_shards.archive import open_archive
 from tools.build_shards.captions import read_rows
 from tools.build_shards.errors import Problems
 from tools.build_shards.source import Item, Source

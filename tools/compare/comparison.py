@@ -148,6 +148,19 @@ def read_yaml(path: Path) -> Any:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
 
 
+def read_base(path: str) -> dict[str, Any]:
+    """The YAML of a net into which layers are put.
+
+    Raises:
+        ValueError: as `read_yaml`, or it is of something else.
+    """
+    spec = read_yaml(Path(path))
+    dim = spec.get("init_args", {}).get("dim") if isinstance(spec, dict) else None
+    if type(dim) is not int:
+        raise ValueError(f"{path} is no net: it must have class_path and init_args with dim.")
+    return spec
+
+
 def _shapes(
     path: Path, base: Any, entries: Mapping[str, dict[str, Any]]
 ) -> tuple[Path | None, dict[str, Any], dict[str, LayerShape]]:
@@ -159,11 +172,8 @@ def _shapes(
         raise ValueError(
             f"{path}: {model} is the shape of a layer: name the net to put it into as `base`."
         )
-    spec = read_yaml(Path(base))
-    dim = spec.get("init_args", {}).get("dim") if isinstance(spec, dict) else None
-    if type(dim) is not int:
-        raise ValueError(f"{base} is no net: it must have class_path and init_args with dim.")
-    shapes = {}
+    spec = read_base(base)
+    dim, shapes = spec["init_args"]["dim"], {}
     for model, entry in entries.items():
         try:
             shapes[model] = read_shape({k: v for k, v in entry.items() if k != "options"}, dim)

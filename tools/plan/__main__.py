@@ -2,8 +2,8 @@
 
     python -m tools.plan conf/nets/base_mh_moe.yaml --world 64 --expert-parallel 8 --recompute
 
-The step runs as it would on one of the ranks, on tensors without content; it takes as long for a
-thousand ranks as for two. `tools.plan.measure` holds a plan against real processes.
+The step runs as it would on one of the ranks, on tensors without content; a thousand ranks take
+hardly longer than two. `tools.plan.measure` holds a plan against real processes.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""A record of a step: bytes that are alive, operations, and what is sent to other ranks."""
+"""A record of a step: bytes that are alive, and what is sent to other ranks."""
 
 import weakref
 from collections.abc import Iterable
@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+
+from mhmoe_mm.parallel.norms import local
 
 _C10D = torch.ops.c10d
 
@@ -101,11 +103,6 @@ class Ledger(TorchDispatchMode):
             self._sent(_KINDS[func], args)
         return result
 
-    def restart(self) -> None:
-        """Forget what was counted; what is alive stays so."""
-        self.peak = self.alive
-        self.traffic.clear()
-
     def _sent(self, kind: _Kind, args: tuple[Any, ...]) -> None:
         group = dist.ProcessGroup.unbox(args[kind.group])
         ranks = tuple(dist.get_process_group_ranks(group))
@@ -116,7 +113,7 @@ class Ledger(TorchDispatchMode):
         traffic.sent += kind.times * size * (len(ranks) - 1) / len(ranks)
 
     def _meet(self, tensor: Tensor) -> None:
-        tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        tensor = local(tensor)
         if tensor.device.type != "meta":
             self._update(tensor.untyped_storage())
 

@@ -55,17 +55,17 @@ def measure(setting: Setting) -> Measured:
     spread(task, setting, ranks_of(setting))
     optimizer = optimizer_of(task)
     batch = made_up(task, setting)
-    take_step(task, optimizer, lambda: batch, setting, 1)
+    take_step(task, optimizer, batch, setting, 1)
     before = held(task, optimizer)
     _meet()
     resident, sent = _status("VmRSS"), _loopback()
     FORGET.write_text("5")  # what was resident at most
-    take_step(task, optimizer, lambda: batch, setting, setting.accumulate)
+    take_step(task, optimizer, batch, setting, setting.accumulate)
     peak = before + _status("VmHWM") - resident
     _meet()
     gone = _loopback() - sent
     with Flops() as flops:
-        take_step(task, optimizer, lambda: batch, setting, setting.accumulate)
+        take_step(task, optimizer, batch, setting, setting.accumulate)
     mean = torch.tensor([peak, flops.total], dtype=torch.float64)
     if dist.is_initialized():
         dist.all_reduce(mean)

@@ -6,9 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mhmoe_mm.parallel.sharding import check_ranks
+from tools.compare.comparison import read_yaml
 
 TASKS = ("pretraining", "retrieval", "language_modeling")
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -71,8 +70,8 @@ def read_net(path: Path) -> dict[str, Any]:
         ValueError: there is no such file, or it names no class.
     """
     try:
-        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        spec = read_yaml(path)
+    except ValueError as error:
         raise ValueError(f"{path} cannot be read as a net: {error}") from error
     if not isinstance(spec, dict) or "class_path" not in spec:
         raise ValueError(f"{path} is no net: it has no class_path. conf/nets has examples.")

@@ -18,6 +18,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from mhmoe_mm.models.flops import Flops
 from mhmoe_mm.moe.expert_parallel import ExpertParallel, Sizes
+from mhmoe_mm.parallel.norms import local
 from mhmoe_mm.tasks.base import Task
 from tools.plan.batches import made_up
 from tools.plan.ledger import Channel, Ledger, Traffic
@@ -86,6 +87,7 @@ def _planned(task: Task, setting: Setting, parameters: int) -> Plan:
     with Flops() as backward:
         loss.backward()
     del loss
+    task.forget_loads()
     optimizer.step()
     optimizer.zero_grad()
 
@@ -94,8 +96,7 @@ def _planned(task: Task, setting: Setting, parameters: int) -> Plan:
     # A second micro-batch meets the gradients of the first; a third meets the same.
     measured = min(setting.accumulate, 2)
     with ledger:
-        take_step(task, optimizer, lambda: batch, setting, measured)
-    weights = sum(_bytes(t) for t in own)
+        take_step(task, optimizer, batch, setting, measured)
     more = setting.accumulate / measured
     for traffic in ledger.traffic.values():
         traffic.messages = round(traffic.messages * more)
@@ -103,7 +104,7 @@ def _planned(task: Task, setting: Setting, parameters: int) -> Plan:
     return Plan(
         setting=setting,
         parameters=parameters,
-        weights=weights,
+        weights=sum(_bytes(t) for t in own),
         optimizer=sum(_bytes(t) for t in states),
         gradients=sum(_bytes(p) for p in task.parameters() if p.requires_grad),
         peak=ledger.peak,
@@ -149,5 +150,4 @@ def _states(optimizer: Optimizer) -> list[Tensor]:
 
 
 def _bytes(tensor: Tensor) -> int:
-    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return local.numel() * local.element_size()
+    return local(tensor).numel() * tensor.element_size()

@@ -1,6 +1,6 @@
 """The training step of one rank: sharding, forward, backward, optimizer, as a training has them."""
 
-from collections.abc import Callable
+import warnings
 from typing import Any
 
 import torch
@@ -10,7 +10,6 @@ from mhmoe_mm.models.beit3 import BEiT3
 from mhmoe_mm.models.decoder import Decoder
 from mhmoe_mm.models.image_targets import NormalizedPixels
 from mhmoe_mm.parallel.sharding import Meshes, Sharding, meshes_of, shard
-from mhmoe_mm.parallel.whole_step import of_all_ranks
 from mhmoe_mm.tasks.base import Task
 from mhmoe_mm.tasks.language_modeling import LanguageModeling
 from mhmoe_mm.tasks.masked_pretraining import MaskedPretraining
@@ -67,13 +66,9 @@ def ranks_of(setting: Setting) -> Meshes | None:
 
 def loss_of(task: Task, batch: Any, setting: Setting) -> torch.Tensor:
     """The loss of a micro-batch as a training step has it."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=setting.mixed):
-        outcome = task.losses(batch)
-        predictions, loads = of_all_ranks(outcome.predictions, outcome.loads)
-        loss = torch.stack([p.loss for p in predictions.values()]).sum()
-        for load in loads.values():
-            loss = loss + task.balance_weight * load.balance
-        return loss
+    with torch.autocast("cpu", torch.bfloat16, enabled=setting.mixed), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"You are trying to `self\.log\(\)`")  # no trainer
+        return task.training_step(batch, 0)["loss"]
 
 
 def optimizer_of(task: Task) -> Optimizer:
@@ -84,12 +79,13 @@ def optimizer_of(task: Task) -> Optimizer:
 def take_step(
     task: Task,
     optimizer: Optimizer,
-    batch: Callable[[], Any],
+    batch: Any,
     setting: Setting,
     micro_batches: int,
 ) -> None:
     """Forward and backward of some micro-batches, then the optimizer."""
     for _ in range(micro_batches):
-        loss_of(task, batch(), setting).backward()
+        loss_of(task, batch, setting).backward()
+    task.forget_loads()
     optimizer.step()
     optimizer.zero_grad()

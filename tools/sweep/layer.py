@@ -24,7 +24,7 @@ import yaml
 from mhmoe_mm.models.net_cost import NetCost, net_cost
 from mhmoe_mm.moe.budget import PRESETS, LayerShape, match_width
 from mhmoe_mm.storage.whole import write_text
-from tools.compare.comparison import read_yaml
+from tools.compare.comparison import read_base
 from tools.compare.matching import Tolerance, remarks
 from tools.compare.nets import built, net_of
 from tools.compare.shapes import read_shape
@@ -124,10 +124,7 @@ def read_layer(given: Any) -> Layer:
     """
     if not isinstance(given, dict) or not isinstance(given.get("base"), str):
         raise ValueError(f"`layer` names the net to put layers into as `base`, got {given!r}.")
-    spec = read_yaml(Path(given["base"]))
-    dim = spec.get("init_args", {}).get("dim") if isinstance(spec, dict) else None
-    if type(dim) is not int:
-        raise ValueError(f"{given['base']} is no net: it must have class_path and init_args.")
+    spec = read_base(given["base"])
     equal = given.get("equal", [])
     if not isinstance(equal, list) or not {*equal} <= {*COSTS}:
         raise ValueError(f"`equal` is a list of {' and '.join(COSTS)}, got {equal!r}.")
