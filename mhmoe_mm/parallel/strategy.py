@@ -90,7 +90,18 @@ class FSDP2(ModelParallelStrategy):
         """Lightning's own mesh has all ranks as data-parallel ones: each reads rows of its own."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         self._tensor_parallel_size = 1
+        if self.offload and self.root_device.type == "cuda":
+            self._process_group_backend = "cpu:gloo,cuda:nccl"  # norms of gradients on the host
         super().setup_environment()
+
+    def model_to_device(self) -> None:
+        """All of it, or, with `offload`, what is not sharded: buffers, scalars and metrics."""
+        if not self.offload:
+            super().model_to_device()
+            return
+        assert self.model is not None
+        device = self.root_device
+        self.model._apply(lambda held: held if isinstance(held, DTensor) else held.to(device))
 
     def shard(self, module: LightningModule, methods: tuple[str, ...]) -> None:
         """Shard a module in place, once; `methods` are called instead of its `forward`."""
