@@ -1,6 +1,6 @@
 """What users would otherwise pick for a sparse layer, given the same shape and the same work.
 
-    one-hot        every token times a one-hot tensor of (tokens experts capacity), as torchscale and
+    one-hot        every token times a one-hot tensor (tokens experts capacity), as torchscale and
                    GShard do it; written here, with room for what random routing needs
     hf-grouped, hf-batched, hf-eager
                    the experts of Hugging Face's transformers (those of Nemotron-H, which have two
