@@ -65,6 +65,7 @@ class RoutingWriter:
         self._write(f"{place}/grid", np.array(chunk.grid, dtype=np.int32))
         for layer, routing in chunk.layers.items():
             for name, array in routing._asdict().items():
+                assert array is not None, "what is written was recorded or read with weights"
                 self._write(f"{place}/layer/{layer}/{name}", array)
         add_loads(self.loads, chunk.loads)
 
@@ -99,12 +100,14 @@ class RoutingReader:
 
     Args:
         path: a file, or a folder with a file of every rank.
+        weights: read them too.
 
     Raises:
         ValueError: it is no such file, damaged, or the files do not belong together.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, weights: bool = True):
+        self.weights = weights
         self.paths = sorted(path.glob("*.npz")) if path.is_dir() else [path]
         if not self.paths:
             raise ValueError(f"{path} holds no .npz of recorded routing.")
@@ -141,11 +144,11 @@ class RoutingReader:
                 layers = [layer.name for layer in self.meta.layers]
                 there = set(archive.namelist())
                 for number in range(count):
-                    yield _read_chunk(archive, f"{number:06d}", layers, there)
+                    yield _read_chunk(archive, f"{number:06d}", layers, there, self.weights)
 
 
 def _read_chunk(
-    archive: zipfile.ZipFile, place: str, layers: Sequence[str], there: set[str]
+    archive: zipfile.ZipFile, place: str, layers: Sequence[str], there: set[str], weights: bool
 ) -> RoutingChunk:
     def read(name: str) -> np.ndarray:
         try:
@@ -160,7 +163,11 @@ def _read_chunk(
         Tokens(*(read(f"token/{name}") for name in Tokens._fields)),
         (rows, columns),
         {
-            layer: LayerRouting(*(read(f"layer/{layer}/{n}") for n in LayerRouting._fields))
+            layer: LayerRouting(
+                read(f"layer/{layer}/rows"),
+                read(f"layer/{layer}/expert"),
+                read(f"layer/{layer}/weight") if weights else None,
+            )
             for layer in layers
             if f"{place}/layer/{layer}/rows.npy" in there
         },

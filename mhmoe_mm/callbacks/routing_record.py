@@ -1,8 +1,9 @@
 """Raw routing: which experts read every sub-token of every token, recorded while a network runs.
 
-Nothing of the network is changed: hooks watch the network (what it reads), its sparse layers (which
-part of the sequence passes) and their routers (the plan and the load). Numbers go to the CPU as
-small integers after every layer, so what is on the device at a time is one layer's.
+Nothing of the network is changed while it is recorded, but that it runs uncompiled: hooks watch the
+network (what it reads), its sparse layers (which part of the sequence passes) and their routers
+(the plan and the load). Numbers go to the CPU as small integers after every layer, so what is on
+the device at a time is one layer's.
 """
 
 import inspect
@@ -29,10 +30,10 @@ class LayerRouting(NamedTuple):
     rows: np.ndarray
     """int32 (routed), which tokens passed: numbers in the list of the forward's real tokens."""
     expert: np.ndarray
-    """int16 (routed heads choices), `NOWHERE` where there is none. The first choice is the first
+    """int8 or int16 (routed heads choices), `NOWHERE` where there is none. Choices are in order
     where the router chooses for tokens; experts that choose have no order."""
-    weight: np.ndarray
-    """float16 (routed heads choices), 0 where there is none."""
+    weight: np.ndarray | None
+    """float16 (routed heads choices), 0 where there is none; None where it was not read."""
 
 
 class Forward(NamedTuple):
@@ -133,11 +134,21 @@ class RoutingRecorder:
             hooks.append(layer.register_forward_pre_hook(passing, with_kwargs=True))
             hooks.append(layer.router.register_forward_hook(_Routed(self, name, layer)))
         self._hooks = hooks
+        # Compiled code was made without the hooks and would go on without them.
+        self._compiled = {
+            module: module._compiled_call_impl
+            for module in self.net.modules()
+            if module._compiled_call_impl is not None
+        }
+        for module in self._compiled:
+            module._compiled_call_impl = None
 
     def stop(self) -> None:
         """Take the hooks away."""
         for hook in self._hooks:
             hook.remove()
+        for module, compiled in self._compiled.items():
+            module._compiled_call_impl = compiled
         self._now = None
 
     def take(self) -> list[Forward]:
@@ -216,7 +227,6 @@ class _Passing:
     ):
         self.recorder, self.name, self.branch = recorder, name, branch
 
-    @torch.compiler.disable
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         x = args[0] if args else kwargs["x"]
         now, start = self.recorder._now, 0
@@ -234,7 +244,6 @@ class _Routed:
         self.recorder, self.name = recorder, name
         self.heads = layer.num_heads if isinstance(layer, MHMoE) else 1
 
-    @torch.compiler.disable
     def __call__(self, router: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         assert isinstance(router, Router)
         plan, load = output
@@ -242,11 +251,14 @@ class _Routed:
 
 
 def dense(plan: Plan, n: int, num_experts: int) -> tuple[Tensor, Tensor]:
-    """A plan as a table: int16 (n choices) experts and float16 weights of every token."""
+    """A plan as a table: (n choices) experts, int8 if they fit, and float16 weights of every
+    token.
+    """
+    small = torch.int8 if num_experts < 128 else torch.int16
     expert = torch.where(plan.expert == num_experts, NOWHERE, plan.expert)
     if plan.per_token:
         shape = (n, plan.per_token)
-        return expert.view(shape).to(torch.int16), plan.weight.view(shape).to(torch.float16)
+        return expert.view(shape).to(small), plan.weight.view(shape).to(torch.float16)
     there: Bool[Tensor, " assign"] = expert != NOWHERE
     token, order = plan.token[there].sort(stable=True)
     chosen, weight = expert[there][order], plan.weight[there][order]
@@ -254,9 +266,9 @@ def dense(plan: Plan, n: int, num_experts: int) -> tuple[Tensor, Tensor]:
     before: Int[Tensor, " n"] = count.cumsum(0) - count
     place = torch.arange(len(token), device=token.device) - before[token]
     width = max(int(count.max()), 1) if len(count) else 1
-    table = torch.full((n, width), NOWHERE, dtype=torch.int16, device=expert.device)
+    table = torch.full((n, width), NOWHERE, dtype=small, device=expert.device)
     weights = torch.zeros((n, width), dtype=torch.float16, device=expert.device)
-    table[token, place] = chosen.to(torch.int16)
+    table[token, place] = chosen.to(small)
     weights[token, place] = weight.to(torch.float16)
     return table, weights
 

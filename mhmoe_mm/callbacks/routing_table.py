@@ -51,6 +51,7 @@ class RoutingTable:
 
     def _columns(self, chunk: RoutingChunk, layer: str) -> dict[str, Any]:
         routing = chunk.layers[layer]
+        assert routing.weight is not None, "what is written was recorded or read with weights"
         heads, choices = routing.expert.shape[1:]
         token = np.repeat(routing.rows, heads * choices)
         place = np.tile(np.arange(heads * choices), len(routing.rows))
@@ -68,7 +69,7 @@ class RoutingTable:
             "layer": self._coded(np.zeros(len(token)), [layer]),
             "head": (place // choices).astype(np.int16),
             "choice": (place % choices).astype(np.int16),
-            "expert": routing.expert.reshape(-1),
+            "expert": routing.expert.reshape(-1).astype(np.int16),
             "weight": routing.weight.reshape(-1).astype(np.float32),
         }
         return columns

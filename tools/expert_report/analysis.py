@@ -3,9 +3,10 @@
 from collections.abc import Collection, Sequence
 
 import numpy as np
+import torch
 
 from mhmoe_mm.callbacks.expert_report import complaint
-from mhmoe_mm.callbacks.expert_stats import layer_stats
+from mhmoe_mm.callbacks.expert_stats import Usage, layer_stats, random_counts, usage
 from mhmoe_mm.callbacks.routing_file import add_loads
 from mhmoe_mm.callbacks.routing_record import Description
 from mhmoe_mm.callbacks.routing_tokens import EDGE_FROM, RoutingChunk
@@ -35,6 +36,8 @@ from tools.expert_report.together import AllTogether
 from tools.expert_report.word_spread import WordSpread
 
 TAUS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+RANDOM_LAYERS = 64
+"""Layers that are drawn for the random baseline of the whole network's activation."""
 PAPER = {"MHMoE": 0.9071, "SparseMoE": 0.0833}
 """Activation that https://arxiv.org/abs/2404.15045 reports (figures 1 and 5), by kind of layer."""
 
@@ -144,35 +147,30 @@ class Analysis:
         )
 
     def _activation(self, unit: str, layers: Sequence[Layer]) -> Activation:
-        overall = [layer.counts[0] for layer in layers]
-        times = [layer.num_heads if unit == "token" else 1 for layer in layers]
         if self.tau is None:
-            rule = "half of an even share of the layer's assignments"
+            rule = f"half of an even share of the layer's assignments, per {unit}"
         else:
-            rule = f"a frequency of {self.tau:g}"
-        rule += f" per {unit}"
-        own = [
-            _above(c.count, c.tokens / t, self.tau if self.tau is not None else c.tau * t)
-            for c, t in zip(overall, times, strict=True)
-        ]
-        taus = [c.tau * t if self.tau is None else self.tau for c, t in zip(overall, times)]
-        sweep = [
-            np.mean([_above(c.count, c.tokens / t, tau) for c, t in zip(overall, times)])
-            for tau in self.taus
-        ]
-        drawn = [
-            _random_above(layer, t, taus[i], self.taus)
-            for i, (layer, t) in enumerate(zip(layers, times))
-        ]
+            rule = f"a frequency above {self.tau:g} per {unit}"
+        taus, seen, drawn = [], [], []
+        for layer in layers:
+            overall, times = layer.counts[0], layer.num_heads if unit == "token" else 1
+            tau = overall.tau * times if self.tau is None else self.tau
+            tokens, every = overall.tokens // times, (tau, *self.taus)
+            counts = torch.tensor([overall.count])
+            random = random_counts(sum(overall.count), layer.num_experts, RANDOM_LAYERS)
+            seen.append(_shares(usage(counts, tokens, every)))
+            drawn.append(_shares(usage(random, tokens, every)))
+            taus.append(tau)
+        own, chance = np.mean(seen, axis=0).tolist(), np.mean(drawn, axis=0).tolist()
         papers = {PAPER.get(layer.kind) for layer in layers}
         return Activation(
             unit=unit,
             rule=rule,
             tau=float(np.mean(taus)),
-            value=float(np.mean(own)),
-            random=float(np.mean([d[0] for d in drawn])),
-            sweep=tuple(float(s) for s in sweep),
-            random_sweep=tuple(float(s) for s in np.mean([d[1:] for d in drawn], axis=0)),
+            value=own[0],
+            random=chance[0],
+            sweep=tuple(own[1:]),
+            random_sweep=tuple(chance[1:]),
             paper=papers.pop() if len(papers) == 1 else None,
         )
 
@@ -180,7 +178,8 @@ class Analysis:
         """The study of patches over checkpoints."""
         if not steps:
             return None
-        return Patches(self.patches.random, EDGE_FROM, tuple(steps))
+        chance, distinct = (self.patches.random(distinct) for distinct in (False, True))
+        return Patches(chance, EDGE_FROM, tuple(steps), distinct)
 
     def contents(
         self,
@@ -252,19 +251,6 @@ class Analysis:
         )
 
 
-def _above(count: Sequence[int], tokens: float, tau: float) -> float:
-    return float((np.array(count) > tau * tokens + 1e-6).mean())
-
-
-def _random_above(layer: Layer, times: int, tau: float, taus: Sequence[float]) -> list[float]:
-    """The shares above tau, then above each of the sweep, of random routing."""
-    import torch
-
-    from mhmoe_mm.callbacks.expert_stats import random_counts, usage
-
-    overall = layer.counts[0]
-    assigned, experts = sum(overall.count), layer.num_experts
-    drawn = random_counts(assigned, experts, max(4096 // experts, 16))
-    assert isinstance(drawn, torch.Tensor)
-    found = usage(drawn, max(overall.tokens // times, 1), (tau, *taus))
-    return [found.activation, *found.sweep]
+def _shares(use: Usage) -> list[float]:
+    """The shares of active experts: above tau, then above each threshold of the sweep."""
+    return [use.activation, *use.sweep]

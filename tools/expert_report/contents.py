@@ -231,6 +231,9 @@ class Words(NamedTuple):
     """All of the given list that occurred, however rare."""
     missing: tuple[str, ...]
     """Of the given list, what never occurred."""
+    random_distinct: float | None = None
+    """As `random`, where the choices of one sub-token are different experts, as those of most
+    routers are: `E (1 - (1 - choices/E) ** heads)`."""
 
 
 class Token(NamedTuple):
@@ -314,6 +317,8 @@ class Patches(NamedTuple):
     edge_from: float
     """Energy from which a patch counts as `edge patch`."""
     steps: tuple[PatchStep, ...]
+    random_distinct: float | None = None
+    """As in `Words`."""
 
 
 class Pair(NamedTuple):

@@ -47,3 +47,8 @@ def mean_diversity(chunk: RoutingChunk, layers: dict[str, Description]) -> np.nd
 def random_diversity(experts: int, assignments: int) -> float:
     """Different experts expected of so many independent, uniformly random assignments."""
     return experts * (1 - (1 - 1 / experts) ** assignments)
+
+
+def random_distinct_diversity(experts: int, heads: int, choices: int) -> float:
+    """The same where the choices of one sub-token are different experts."""
+    return experts * (1 - (1 - choices / experts) ** heads)

@@ -1,11 +1,11 @@
-"""Image patches: how many experts read them, and whether there are more where there is more to see."""
+"""Image patches: how many experts read them, and whether more where there is more to see."""
 
 import numpy as np
 
 from mhmoe_mm.callbacks.routing_record import Description
 from mhmoe_mm.callbacks.routing_tokens import EDGE_FROM, RoutingChunk
 from tools.expert_report.contents import PatchStep
-from tools.expert_report.diversity import random_diversity
+from tools.expert_report.diversity import random_distinct_diversity, random_diversity
 
 KEPT = 400_000
 """Patches that are kept at most; of more, a random part."""
@@ -21,7 +21,8 @@ class PatchSpread:
         self._energy: list[np.ndarray] = []
         self._share, self._size = 1.0, 0
         self._random = np.random.default_rng(0)
-        self._assignments: dict[str, int] = {}
+        self._shapes: dict[str, tuple[int, int]] = {}
+        """Of every layer that patches passed, heads and choices."""
 
     def add(self, chunk: RoutingChunk, diversity: np.ndarray) -> None:
         """Add one forward; `diversity` (tokens) as `mean_diversity` gives it."""
@@ -33,7 +34,7 @@ class PatchSpread:
             return
         for name, routing in chunk.layers.items():
             if seen[routing.rows].any():
-                self._assignments[name] = routing.expert[0].size
+                self._shapes[name] = routing.expert.shape[1:]
         self._diversity.append(diversity[seen])
         self._energy.append(token.energy[seen])
         self._size += int(seen.sum())
@@ -47,14 +48,14 @@ class PatchSpread:
         self._energy = [np.concatenate(self._energy)[kept]]
         self._size = int(kept.sum())
 
-    @property
-    def random(self) -> float:
-        """The diversity that random routing would give."""
-        chances = [
-            random_diversity(self.layers[name].num_experts, assignments)
-            for name, assignments in self._assignments.items()
-        ]
-        return float(np.mean(chances))
+    def random(self, distinct: bool) -> float:
+        """The diversity that random routing would give, mean over layers; `distinct` where the
+        choices of a sub-token are different experts.
+        """
+        shapes = [(self.layers[name].num_experts, *shape) for name, shape in self._shapes.items()]
+        if distinct:
+            return float(np.mean([random_distinct_diversity(*shape) for shape in shapes]))
+        return float(np.mean([random_diversity(e, heads * k) for e, heads, k in shapes]))
 
     def result(self, step: int) -> PatchStep | None:
         """What was collected, of this step; None without patches."""
@@ -74,7 +75,7 @@ class PatchSpread:
 
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> float | None:
-    """Spearman's correlation, equal values sharing their mean rank; None where one never changes."""
+    """Spearman's correlation, equal values sharing their mean rank; None where one is constant."""
     a, b = _ranks(one), _ranks(other)
     if a.std() == 0 or b.std() == 0:
         return None

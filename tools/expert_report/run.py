@@ -74,7 +74,7 @@ def contents_of(source: Path, wanted: Wanted, say: Say) -> RunContents:
 
 def _of_file(source: Path, wanted: Wanted, say: Say) -> RunContents:
     with refused():
-        reader = RoutingReader(source)
+        reader = RoutingReader(source, weights=wanted.dump is not None)
     meta = reader.meta
     analysis = Analysis(meta.layers, meta.pieces, wanted.tau, wanted.words)
     with refused():

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from tools.expert_report.contents import RunContents
+from tools.expert_report.contents import Patches, RunContents, Words
 
 
 def print_summary(contents: Sequence[RunContents], console: Console) -> None:
-    """One column per run: what it is, its activation beside the paper's, how even, what is wrong."""
+    """A column per run: what it is, its activation beside the paper's, how even, what is wrong."""
     table = Table(title="What the experts do")
     table.add_column("")
     for run in contents:
@@ -29,9 +29,9 @@ def print_summary(contents: Sequence[RunContents], console: Console) -> None:
     add("entropy of the load, 1 = even", lambda run: _mean(run, "entropy_share"))
     add("fullest expert, even shares", lambda run: _mean(run, "max_over_mean"))
     add("experts per word", lambda run: f"{run.words.groups[0].mean:.2f}" if run.words else "")
-    add("  were routing random", lambda run: f"{run.words.random:.2f}" if run.words else "")
+    add("  were routing random", lambda run: f"{_chance(run.words)}" if run.words else "")
     add("experts per patch", lambda run: f"{run.patches.steps[-1].mean:.2f}" if run.patches else "")
-    add("  were routing random", lambda run: f"{run.patches.random:.2f}" if run.patches else "")
+    add("  were routing random", lambda run: f"{_chance(run.patches)}" if run.patches else "")
     for dimension in dict.fromkeys(d.name for run in contents for d in run.dimensions):
         add(f"expert tells the {dimension}", lambda run, d=dimension: _told(run, d))
     console.print(table)
@@ -43,6 +43,11 @@ def print_summary(contents: Sequence[RunContents], console: Console) -> None:
         "The paper (https://arxiv.org/abs/2404.15045) does not give its threshold: compare the "
         "runs with each other, and the whole sweep."
     )
+
+
+def _chance(found: Words | Patches) -> str:
+    both = found.random if found.random_distinct is None else found.random_distinct
+    return f"{both:.2f}"
 
 
 def _percent(share: float | None) -> str:

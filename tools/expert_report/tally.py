@@ -110,10 +110,8 @@ class LayerTally:
         for dimension, unit in DIMENSIONS.items():
             names = np.array(index.kinds(dimension)[: len(count)])
             kinds = dict.fromkeys(name for name in names.tolist() if name)
-            table = np.stack(
-                [count[names == kind].sum(axis=0) for kind in kinds] or [count[:0].sum(axis=0)]
-            )
-            table = table[table.sum(axis=1) > 0]
+            rows = [count[names == kind].sum(axis=0) for kind in kinds]
+            table = np.array([row for row in rows if row.any()])
             if len(table) < 2:
                 continue
             groups = random.sum(axis=1 if unit == SAMPLE else 0)

@@ -1,6 +1,6 @@
 """Which experts meet in a token: between its heads, and between a layer and the next."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -90,7 +90,7 @@ class AllTogether:
         for name in chunk.layers:
             blocks.setdefault(self._layers[name].block, []).append(name)
         ordered = [blocks[number] for number in sorted(blocks)]
-        for names, following in zip(ordered, ordered[1:], strict=False):
+        for names, following in pairwise(ordered):
             for pair in ((a, b) for a in names for b in following):
                 one, other = (chunk.layers[name] for name in pair)
                 if pair not in self.pairs:

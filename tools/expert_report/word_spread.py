@@ -9,7 +9,7 @@ from mhmoe_mm.callbacks.routing_record import Description
 from mhmoe_mm.callbacks.routing_tokens import RoutingChunk
 from mhmoe_mm.inputs.spelling import WHOLE_WORD, WORD_START
 from tools.expert_report.contents import DiversityGroup, Expert, Route, Word, WordCount, Words
-from tools.expert_report.diversity import random_diversity
+from tools.expert_report.diversity import random_distinct_diversity, random_diversity
 
 SHOWN = 30
 """Words of a list."""
@@ -163,7 +163,7 @@ class WordSpread:
             np.add.at(table.reshape(-1), flat, 1)
 
     def result(self, least: int = 5) -> Words | None:
-        """What was collected, routes over the layers that routed anything; None without any word."""
+        """What was collected, routes over the layers that were used; None without any word."""
         if not self._count.sum():
             return None
         mean = self._sum / np.maximum(self._count, 1)
@@ -180,7 +180,8 @@ class WordSpread:
         return Words(
             edges=tuple(edges.tolist()),
             groups=tuple(self._group(*group, edges) for group in groups),
-            random=float(np.mean([self._chance(layer) for layer in self._passed()])),
+            random=self._chance(False),
+            random_distinct=self._chance(True),
             least_occurrences=least,
             most=self._words(by_mean[::-1][:SHOWN], mean),
             least=self._words(by_mean[:SHOWN], mean),
@@ -193,9 +194,14 @@ class WordSpread:
         """The layers that words pass."""
         return [layer for layer in self.layers if self._routes[layer.name].any()]
 
-    def _chance(self, layer: Description) -> float:
-        assignments = layer.num_heads * self._choices[layer.name]
-        return random_diversity(layer.num_experts, assignments)
+    def _chance(self, distinct: bool) -> float:
+        """What random routing would give, mean over layers."""
+        shapes = [
+            (lay.num_experts, lay.num_heads, self._choices[lay.name]) for lay in self._passed()
+        ]
+        if distinct:
+            return float(np.mean([random_distinct_diversity(*shape) for shape in shapes]))
+        return float(np.mean([random_diversity(e, heads * k) for e, heads, k in shapes]))
 
     def _edges(self) -> np.ndarray:
         reach = [
