@@ -7,6 +7,7 @@ the layers' loads, summed; the arrays of chunk 3 begin with `000003/`. docs/expe
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -153,9 +154,9 @@ def _read_chunk(
     def read(name: str) -> np.ndarray:
         try:
             content = archive.read(f"{place}/{name}.npy")
-        except (KeyError, zipfile.BadZipFile, zipfile.error) as error:
+            return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+        except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{archive.filename} is damaged: {error}") from error
-        return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
 
     rows, columns = read("grid").tolist()
     return RoutingChunk(

@@ -64,14 +64,15 @@ class RoutingTable:
         columns |= {
             "modality": self._coded(of["modality"], MODALITIES),
             "token_class": self._coded(of["token_class"], CLASSES),
-            # Images have the id -1, and the last of the pieces is empty.
-            "piece": self._coded(self._spelled[of["vocabulary_id"]], self._pieces),
             "layer": self._coded(np.zeros(len(token)), [layer]),
             "head": (place // choices).astype(np.int16),
             "choice": (place % choices).astype(np.int16),
             "expert": routing.expert.reshape(-1).astype(np.int16),
             "weight": routing.weight.reshape(-1).astype(np.float32),
         }
+        if self.meta.pieces:
+            # Images have the id -1, and the last of the pieces is empty.
+            columns["piece"] = self._coded(self._spelled[of["vocabulary_id"]], self._pieces)
         return columns
 
     def _coded(self, codes: np.ndarray, names: Sequence[str]) -> Any:

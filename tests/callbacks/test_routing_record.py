@@ -24,9 +24,7 @@ EXPERT = partial(GeluExperts, hidden=11)
 def net_of(layout, router=TopKRouter, heads=3) -> BEiT3:
     sparse = partial(SparseMoE, num_experts=EXPERTS, router=router, experts=EXPERT)
     if heads > 1:
-        sparse = partial(
-            MHMoE, num_heads=heads, num_experts=EXPERTS, router=router, experts=EXPERT
-        )
+        sparse = partial(MHMoE, num_heads=heads, num_experts=EXPERTS, router=router, experts=EXPERT)
     torch.manual_seed(0)
     made = layout(partial(GeluFFN, hidden=13), sparse, 1)
     return BEiT3(made, 16, 8, VOCAB, DIM, 3, 3, 11).eval()
