@@ -169,8 +169,10 @@ class WordSpread:
         mean = self._sum / np.maximum(self._count, 1)
         is_listed = np.array([name.casefold() in self.listed for name, _ in self.names])
         common = np.flatnonzero((self._count >= least) & (self._count > 0))
-        by_mean = common[np.argsort(mean[common], kind="stable")]
-        by_count = common[np.argsort(-self._count[common], kind="stable")]
+        count = self._count
+        spread = common[np.lexsort((-count[common], -mean[common]))]
+        least_spread = common[np.lexsort((-count[common], mean[common]))]
+        by_count = common[np.argsort(-count[common], kind="stable")]
         listed = np.flatnonzero(is_listed & (self._count > 0))
         there = {self.names[i][0].casefold() for i in listed}
         groups = [("all words", np.ones(len(mean), dtype=bool), (True, False))]
@@ -183,8 +185,8 @@ class WordSpread:
             random=self._chance(False),
             random_distinct=self._chance(True),
             least_occurrences=least,
-            most=self._words(by_mean[::-1][:SHOWN], mean),
-            least=self._words(by_mean[:SHOWN], mean),
+            most=self._words(spread[:SHOWN], mean),
+            least=self._words(least_spread[:SHOWN], mean),
             frequent=self._words(by_count[:SHOWN], mean),
             listed=self._words(listed[np.argsort(-mean[listed], kind="stable")], mean),
             missing=tuple(word for word in self.given if word.casefold() not in there),
