@@ -352,7 +352,7 @@ def test_a_full_run_stands_beside_one_that_lacks_everything(
 
 def test_a_large_net_stays_small_and_fluid(browser: Browser, tmp_path: Path):
     path = tmp_path / "large.html"
-    run = run_contents("large", layers=24, experts=64, heads=8, choices=2, grid=14, images=4)
+    run = run_contents("large", layers=24, experts=64, heads=8, choices=2, grid=14, images=2)
     write_page([run], path)
     assert path.stat().st_size < 6e6
     browser.open(path)

@@ -40,7 +40,7 @@ function wordRoutes(run, word) {
   if (!layers.length) return null;
   const heads = Math.max(...layers.map((l) => word.routes[l].length));
   const map = new Heatmap({
-    label: `Where “${word.word}” goes most often, by layer and head`, rows: layers.map((l) => layerName(run, l)), columns: expertNames(heads), rowTitle: "layer", columnTitle: "head", widest: 40, tallest: 28,
+    label: `Where “${word.word}” goes most often, by layer and head`, rows: layers.map((l) => layerName(run, l)), columns: expertNames(heads), rowTitle: "layer", columnTitle: "head", widest: 40, tallest: 28, lowest: 18,
     cell: (row, column) => {
       const route = word.routes[layers[row]][column];
       if (!route || route.expert < 0) return null;
