@@ -82,7 +82,7 @@ function whereWent(run, word, layers) {
         };
       },
     });
-    return el("div", { class: "panel" }, el("h4", {}, token.text.trim() || "␣", el("small", {}, token.token_class)), map.node);
+    return el("div", { class: "panel" }, el("p", { class: "title" }, token.text.trim() || "␣", el("small", {}, token.token_class)), map.node);
   }));
 }
 

@@ -48,7 +48,7 @@ function wordRoutes(run, word) {
         told: () => ({ title: `${layerName(run, layers[row])}, head ${column}`, lines: [["most often expert", String(route.expert)], ["share of its first choices", percent(route.share)]] }) };
     },
   });
-  return el("div", { class: "panel" }, el("h4", {}, `Where “${word.word}” goes`, el("small", {}, "the most frequent expert; paler where it varies")), map.node, numbers("Numbers as a table", () => map.table()));
+  return el("div", { class: "panel" }, el("p", { class: "title" }, `Where “${word.word}” goes`, el("small", {}, "the most frequent expert; paler where it varies")), map.node, numbers("Numbers as a table", () => map.table()));
 }
 
 function wordsSection() {
