@@ -1,10 +1,10 @@
 """From a checkpoint to a `Model`: everything that it needs is in the file."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.cli import instantiate_module
@@ -21,6 +21,7 @@ from mhmoe_mm.tasks.base import Task
 from mhmoe_mm.tasks.image_classification import ImageClassification
 
 TASKS: dict[str, type[Task]] = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in METHODS}
+_CLASSIFICATION = f"{ImageClassification.__module__}.{ImageClassification.__qualname__}"
 REASON_AT_MOST = 400
 """Characters of what jsonargparse and torch have to say."""
 TRAINING_ONLY = ("_instantiator", "optimizer", "schedule", "init_from", "annotations")
@@ -50,11 +51,44 @@ def load(
         ValueError: there is no such checkpoint, or it cannot be read safely, or it holds nothing
             that can be asked, or its tokenizer is missing or another one.
     """
+    found = load_task(path, device, tokenizer, plugins, kinds=TASKS)
+    return Model(found.task, found.texts, str(found.file))
+
+
+class LoadedTask(NamedTuple):
+    """A task with the weights of a checkpoint, and what else the file holds."""
+
+    task: Task
+    """In evaluation mode, on its device."""
+    texts: Texts | None
+    """How texts are read; None where the task reads none, or one that nothing can be asked does not
+    keep it."""
+    step: int | None
+    """Optimizer steps of the training, where the file says so."""
+    file: Path
+
+
+def load_task(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    tokenizer: str | Path | None = None,
+    plugins: str | Sequence[str] = (),
+    kinds: Mapping[str, type[Task]] | None = None,
+) -> LoadedTask:
+    """The task of a checkpoint, whatever it is; arguments and errors as `load` has them.
+
+    Args:
+        kinds: the tasks that will do, by class path; None for all of this library and `plugins`.
+    """
     file = checkpoint_of(path)
     content = read_exported(file) if is_exported(file) else read_any(file, weights_alone=True)
     given = hyper_parameters(content, file)
-    kind = _kind(given, file)
-    texts = None if kind is ImageClassification else texts_of(content, given, tokenizer, file)
+    if kinds is not None:
+        _check_kind(given, file, kinds)
+    texts = None
+    name = given.get("_class_path")
+    if "texts" in content or tokenizer or (name in TASKS and name != _CLASSIFICATION):
+        texts = texts_of(content, given, tokenizer, file)
     if "tokenizer" in given and texts is not None:
         given["tokenizer"] = texts.tokenizer.content
     if "answers" in content:
@@ -66,7 +100,7 @@ def load(
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"The device {device} cannot be used here: {reason}") from error
-    return Model(task.eval(), texts, str(file))
+    return LoadedTask(task.eval(), texts, content.get("global_step"), file)
 
 
 def checkpoint_of(path: str | Path) -> Path:
@@ -103,19 +137,18 @@ def hyper_parameters(content: dict[str, Any], file: Path) -> dict[str, Any]:
     return dict(given)
 
 
-def _kind(given: dict[str, Any], file: Path) -> type[Task]:
+def _check_kind(given: dict[str, Any], file: Path, kinds: Mapping[str, type[Task]]) -> None:
     name = given.get("_class_path")
     if not isinstance(name, str):
         raise ValueError(
             f"{file} does not say what its task was made from: load a checkpoint of `mhmoe-mm fit`."
         )
-    if name not in TASKS:
-        askable = ", ".join(sorted(kind.__name__ for kind in METHODS))
+    if name not in kinds:
+        askable = ", ".join(sorted(kind.__name__ for kind in kinds.values()))
         raise ValueError(
             f"{file} holds a model of the task {name.rsplit('.', 1)[-1]}, which cannot be asked "
             f"anything: load a checkpoint of {askable}."
         )
-    return TASKS[name]
 
 
 def texts_of(

@@ -1,16 +1,31 @@
 """What tests of every part share."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.datamodules.conftest import tokenizer_path
 
+if TYPE_CHECKING:
+    from tests.browser import Browser
+
 __all__ = ["tokenizer_path"]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator["Browser"]:
+    """A headless Chromium, started once; see `tests.browser`."""
+    from tests.browser import Browser, find_chromium  # selenium is not for every test
+
+    if (found := find_chromium()) is None:
+        pytest.skip("no chromium and chromedriver here: install Debian's chromium-driver")
+    browser = Browser(*found)
+    yield browser
+    browser.close()
 
 
 @pytest.fixture

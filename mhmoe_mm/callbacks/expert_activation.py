@@ -15,11 +15,21 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
 
-from mhmoe_mm.callbacks.expert_report import Row, as_record, complaint, details, means, rows
+from mhmoe_mm.callbacks.expert_report import (
+    Row,
+    as_record,
+    complaint,
+    details,
+    headline,
+    means,
+    rows,
+)
 from mhmoe_mm.callbacks.expert_stats import LayerStats, layer_stats
 from mhmoe_mm.callbacks.heatmap import draw_heatmap
 from mhmoe_mm.callbacks.load_sums import LoadSums
+from mhmoe_mm.callbacks.logged_images import log_image
 
 _log = logging.getLogger(__name__)
 _LONGEST_LINE = 1 << 20  # bytes
@@ -31,7 +41,10 @@ class ExpertActivation(Callback):
     - `<log_dir>/experts.jsonl`: a line per layer and event. Appended to; where a resumed run
       repeats steps, the later line counts.
     - `<log_dir>/experts/<stage>-<step>.png` after every validation or test, and
-      `<log_dir>/experts.png`, the newest of them.
+      `<log_dir>/experts.png`, the newest of them; also as an image in TensorBoard and other
+      loggers that take images.
+    - terminal: a line after every validation or test, and one per layer where experts are dead or
+      overloaded.
     - logger: means over layers (`experts/activation_image`, ...), with `detail` every layer and
       kind too (`experts/<layer>/<kind>/...`); `val/experts/...` and `test/experts/...` alike.
 
@@ -171,7 +184,12 @@ class ExpertActivation(Callback):
             _append(self._folder / "experts.jsonl", lines)
         if stage != "train":
             self._draw(trainer, stage)
-            for trouble in filter(None, (complaint(stats, self.overload) for stats in layers)):
+            found = [complaint(stats, self.overload) for stats in layers]
+            troubles = [trouble for trouble in found if trouble]
+            if trainer.is_global_zero:
+                line = headline(layers, trainer.global_step, len(troubles))
+                Console(highlight=False).print(line, soft_wrap=True)
+            for trouble in troubles:
                 _warn(trouble)
 
     def _say_dense(self, steps: int) -> None:
@@ -209,6 +227,7 @@ class ExpertActivation(Callback):
         part = self._folder / "experts.png.part"
         shutil.copyfile(picture, part)
         os.replace(part, self._folder / "experts.png")
+        log_image(trainer, f"{stage}/experts/load", picture)
 
 
 @rank_zero_only

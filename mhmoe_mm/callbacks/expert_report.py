@@ -123,16 +123,22 @@ def _details(stats: LayerStats, taus: Sequence[float]) -> Iterator[tuple[str, fl
 
 
 def complaint(stats: LayerStats, overload: float) -> str | None:
-    """One line on what is wrong with a layer that random routing would not show, else None."""
+    """One line on what is wrong with a layer that random routing would not show, else None: which
+    experts it is and what to try.
+    """
     seen, chance = stats.overall.usage, stats.overall.random
-    experts, faults = len(stats.overall.counts), []
+    counts, faults = stats.overall.counts, []
+    experts = len(counts)
     if seen.dead > 0 and chance.dead < 0.1 * seen.dead:
+        dead = [expert for expert, count in enumerate(counts) if not count]
         faults.append(
-            f"{seen.dead:.0f} of {experts} experts got no token (random routing: {chance.dead:.1f})"
+            f"{seen.dead:.0f} of {experts} experts got no token ({_listed(dead)}; "
+            f"random routing: {chance.dead:.1f})"
         )
     if seen.max_over_mean > max(overload, 1.5 * chance.max_over_mean):
+        fullest = max(range(experts), key=counts.__getitem__)
         faults.append(
-            f"the fullest expert got {seen.max_over_mean:.1f} even shares "
+            f"the fullest expert ({fullest}) got {seen.max_over_mean:.1f} even shares "
             f"(random routing: {chance.max_over_mean:.1f})"
         )
     if not faults:
@@ -141,3 +147,29 @@ def complaint(stats: LayerStats, overload: float) -> str | None:
         f"{stats.layer}: {' and '.join(faults)} over {stats.overall.token} tokens. Try a larger "
         "balance weight, a longer warm-up or lower learning rate, or a BiasBalancedRouter."
     )
+
+
+def _listed(experts: Sequence[int], most: int = 8) -> str:
+    """The numbers of experts, the first of many."""
+    more = f" and {len(experts) - most} more" if len(experts) > most else ""
+    return f"number {', '.join(str(expert) for expert in experts[:most])}{more}"
+
+
+def headline(layers: Sequence[LayerStats], step: int, complaints: int) -> str:
+    """One line on all layers, for a terminal; in rich's markup where something is wrong."""
+    mean = means(layers)
+    worst = max(layers, key=lambda stats: stats.overall.usage.max_over_mean)
+    full, counts = worst.overall.usage.max_over_mean, worst.overall.counts
+    expert = max(range(len(counts)), key=counts.__getitem__)
+    dead = sum(int(stats.overall.usage.dead) for stats in layers)
+    total = sum(len(stats.overall.counts) for stats in layers)
+    parts = [
+        f"{mean['activation']:.0%} active (random {mean['activation_random']:.0%})",
+        f"entropy {mean['entropy_share']:.2f}",
+        f"{dead} of {total} dead",
+        f"fullest {full:.1f} even shares ({worst.layer}, expert {expert})",
+    ]
+    if mean["dropped_share"]:
+        parts.append(f"{mean['dropped_share']:.1%} dropped")
+    trouble = f"  [bold red]{complaints} to look at[/]" if complaints else "  [green]well[/]"
+    return f"experts  step {step}  {'  '.join(parts)}{trouble}"

@@ -14,6 +14,14 @@ BLANK = "\u2581"
 """A blank, as SentencePiece writes it in its tokens."""
 BYTE = re.compile("<0x[0-9A-F]{2}>")
 """A single byte, in the vocabularies that have one for each."""
+_PLAIN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(256) if byte not in _PLAIN]
+BYTE_OF = {chr(byte): byte for byte in _PLAIN} | {
+    chr(0x100 + place): byte for place, byte in enumerate(_OTHERS)
+}
+"""The byte that a letter of a byte-level tokenizer stands for: printable ones for themselves, the
+others for letters from U+0100 on, in order.
+"""
 
 
 class Tokenizer:
@@ -79,8 +87,8 @@ class Tokenizer:
         return [encoding.ids for encoding in encodings]
 
     @cached_property
-    def token_bytes(self) -> list[int]:
-        """By id, how many bytes of UTF-8 it spells; 0 for special tokens and ids without a token.
+    def spelled(self) -> list[bytes]:
+        """By id, the UTF-8 that it spells; empty for special tokens and ids without a token.
 
         A letter of a byte-level tokenizer stands for one byte. In others the bytes of a token are
         those of its letters, with a blank for the mark of SentencePiece.
@@ -88,17 +96,28 @@ class Tokenizer:
         content = json.loads(self.content)
         parts = [content.get("pre_tokenizer"), content.get("decoder")]
         byte_level = any("ByteLevel" in _types(part) for part in parts)
-        lengths = [0] * self.vocab_size
+        spelled = [b""] * self.vocab_size
         for piece, number in self._tokenizer.get_vocab(with_added_tokens=True).items():
             if number in self.specials:
                 continue
             if byte_level:
-                lengths[number] = len(piece)
+                spelled[number] = bytes(BYTE_OF.get(letter, ord("?")) for letter in piece)
             elif content["model"].get("byte_fallback") and BYTE.fullmatch(piece):
-                lengths[number] = 1
+                spelled[number] = bytes([int(piece[3:5], 16)])
             else:
-                lengths[number] = len(piece.replace(BLANK, " ").encode())
-        return lengths
+                spelled[number] = piece.replace(BLANK, " ").encode()
+        return spelled
+
+    @cached_property
+    def token_bytes(self) -> list[int]:
+        """By id, how many bytes of UTF-8 it spells; 0 for special tokens and unused ids."""
+        return [len(piece) for piece in self.spelled]
+
+    @cached_property
+    def special_names(self) -> dict[int, str]:
+        """The special tokens by id."""
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        return {vocabulary[name]: name for name in SPECIALS}
 
     def unwritten(self, num_ids: int) -> set[int]:
         """Of the ids below `num_ids`, a network's vocabulary, those that no text is written with:

@@ -162,8 +162,8 @@ def test_only_what_chance_would_not_do_is_complained_of():
     assert of([2, 0, 1, 0, 1, 1, 3]) is None  # eight tokens leave experts empty by chance
     dead = of([80, 70, 0, 90, 7])
     assert dead is not None
-    assert dead.startswith("b.3: 1 of 5 experts got no token")
+    assert dead.startswith("b.3: 1 of 5 experts got no token (number 2; random routing")
     assert "BiasBalancedRouter" in dead
     full = of([400, 7, 11, 13, 17])
     assert full is not None
-    assert "the fullest expert got 4.5 even shares" in full
+    assert "the fullest expert (0) got 4.5 even shares" in full

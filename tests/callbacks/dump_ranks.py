@@ -1,0 +1,41 @@
+"""Run by test_routing_dump under torchrun: an evaluation on two ranks, and on the first alone."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import DDPStrategy
+
+from mhmoe_mm.callbacks.expert_activation import ExpertActivation
+from mhmoe_mm.callbacks.routing_dump import RoutingDump
+from mhmoe_mm.models.image_targets import NormalizedPixels
+from mhmoe_mm.tasks.masked_pretraining import MaskedPretraining
+from tests.tasks.batches import PATCH, batch, small_net
+from tests.tasks.training import QUIET, loader
+
+
+def evaluate(given, folder: Path, **options) -> None:
+    torch.manual_seed(0)
+    task = MaskedPretraining(small_net(), NormalizedPixels(PATCH))
+    settings = QUIET | {"logger": CSVLogger(folder)} | options
+    trainer = Trainer(**settings, callbacks=[ExpertActivation(), RoutingDump()])
+    trainer.validate(task, loader(given), verbose=False)
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    rank = int(os.environ["RANK"])
+    given = [batch(3, seed) for seed in (0, 10, 20, 30)]
+    strategy = DDPStrategy(process_group_backend="gloo", find_unused_parameters=True)
+    options = {"devices": 2, "strategy": strategy, "use_distributed_sampler": False}
+    evaluate(given[rank::2], folder / "two", **options)
+    torch.distributed.destroy_process_group()
+    if rank == 0:
+        for name in [name for name in os.environ if name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]:
+            del os.environ[name]
+        for name in [n for n in os.environ if n.startswith(("TORCHELASTIC", "MASTER", "GROUP"))]:
+            del os.environ[name]
+        evaluate(given, folder / "one")

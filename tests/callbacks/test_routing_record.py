@@ -1,0 +1,173 @@
+"""What is recorded is what each sub-token of each token was really given."""
+
+from collections import Counter
+from functools import partial
+
+import pytest
+import torch
+from einops import rearrange
+
+from mhmoe_mm.callbacks.routing_record import NOWHERE, RoutingRecorder, dense, described
+from mhmoe_mm.models.attention import Past
+from mhmoe_mm.models.beit3 import KINDS, BEiT3
+from mhmoe_mm.models.ffn import GeluFFN
+from mhmoe_mm.models.multiway import PaperLayout, ReleasedLayout, SharedLayout
+from mhmoe_mm.moe import Capacity, GeluExperts, MHMoE, SparseMoE, TopKRouter
+from mhmoe_mm.moe.balanced_routers import ExpertChoiceRouter
+from mhmoe_mm.moe.routing import Plan
+from tests.language import rows_of_text, small_decoder
+
+DIM, EXPERTS, PATCHES, VOCAB = 21, 5, 4, 31
+EXPERT = partial(GeluExperts, hidden=11)
+
+
+def net_of(layout, router=TopKRouter, heads=3) -> BEiT3:
+    sparse = partial(SparseMoE, num_experts=EXPERTS, router=router, experts=EXPERT)
+    if heads > 1:
+        sparse = partial(MHMoE, num_heads=heads, num_experts=EXPERTS, router=router, experts=EXPERT)
+    torch.manual_seed(0)
+    made = layout(partial(GeluFFN, hidden=13), sparse, 1)
+    return BEiT3(made, 16, 8, VOCAB, DIM, 3, 3, 11).eval()
+
+
+def inputs(rows=2, seq=7):
+    draw = torch.Generator().manual_seed(1)
+    image = torch.randn(rows, 3, 16, 16, generator=draw)
+    text = torch.randint(5, VOCAB, (rows, seq), generator=draw)
+    pad = torch.arange(seq) >= torch.tensor([[seq], [4]])[:rows]
+    return image, text, pad
+
+
+@torch.no_grad()
+def recorded(net, *args, **kwargs):
+    recorder = RoutingRecorder(net)
+    with recorder.recording():
+        output = net(*args, **kwargs)
+    (forward,) = recorder.take()
+    return forward, output
+
+
+@pytest.mark.parametrize("layout", [SharedLayout, ReleasedLayout, PaperLayout])
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("what", ["image", "text", "pair"])
+def test_the_counts_of_every_kind_are_those_of_the_loads(layout, heads, what):
+    net = net_of(layout, heads=heads)
+    image, text, pad = inputs()
+    if what == "image":
+        text = pad = None
+    if what == "text":
+        image = None
+    forward, output = recorded(net, image, text, pad)
+    assert list(forward.layers) == list(output.loads)
+    modality = torch.arange(forward.real.shape[1]).expand(forward.real.shape) >= forward.split
+    of_token = modality.numpy()[forward.real]
+    for name, load in output.loads.items():
+        routing = forward.layers[name]
+        for kind in range(len(KINDS)):
+            own = routing.expert[of_token[routing.rows] == kind]
+            assert own.shape[1:] == (heads, 2)
+            found = Counter(own[own != NOWHERE].tolist())
+            expected = {e: int(n) for e, n in enumerate(load.count[kind].tolist()) if n}
+            assert found == expected
+
+
+@torch.no_grad()
+def test_every_head_of_every_token_has_its_own_experts_in_order():
+    net = net_of(ReleasedLayout)
+    image, text, pad = inputs()
+    seen = {}
+    for name, layer in net.named_modules():
+        if isinstance(layer, MHMoE):
+            layer.register_forward_pre_hook(
+                lambda m, args, name=name: seen.__setitem__(name, args[0])
+            )
+    forward, _ = recorded(net, image, text, pad)
+    tokens = [(row, place) for row in range(2) for place in range(12) if forward.real[row, place]]
+    assert len(tokens) == 2 * 5 + 7 + 4
+    for name, routing in forward.layers.items():
+        layer = net.get_submodule(name)
+        assert isinstance(layer, MHMoE)
+        start = forward.split if name.endswith("text") else 0
+        for number, expert, weight in zip(*routing, strict=True):
+            row, place = tokens[number]
+            cut = rearrange(layer.head_proj(seen[name][row, place - start]), "(h w) -> h w", h=3)
+            prob, best = layer.router.scorer(cut).softmax(dim=1).topk(2, dim=1)
+            assert expert.tolist() == best.tolist()
+            assert torch.allclose(torch.from_numpy(weight).float(), prob, atol=1e-3)
+
+
+@torch.no_grad()
+def test_what_a_full_expert_refuses_goes_nowhere():
+    router = partial(TopKRouter, capacity=Capacity(0.5, 0.5))
+    net = net_of(SharedLayout, router)
+    forward, output = recorded(net, *inputs())
+    dropped = sum(int(load.dropped.sum()) for load in output.loads.values())
+    refused = sum(int((one.expert == NOWHERE).sum()) for one in forward.layers.values())
+    assert dropped == refused > 0
+
+
+@torch.no_grad()
+def test_experts_that_choose_are_counted_alike():
+    net = net_of(SharedLayout, ExpertChoiceRouter)
+    forward, output = recorded(net, *inputs())
+    for name, load in output.loads.items():
+        chosen = forward.layers[name].expert
+        found = Counter(chosen[chosen != NOWHERE].tolist())
+        assert found == {e: int(n) for e, n in enumerate(load.count.sum(dim=0).tolist()) if n}
+        for sub in chosen.reshape(-1, chosen.shape[2]):
+            real = sub[sub != NOWHERE]
+            assert len(set(real.tolist())) == len(real)
+
+
+def test_a_list_of_assignments_becomes_a_table():
+    plan = Plan(
+        torch.tensor([2, 0, 2, 1, 2]), torch.tensor([4, 1, 0, 5, 3]), torch.rand(5), per_token=0
+    )
+    expert, weight = dense(plan, 4, 5)
+    assert expert.tolist() == [[1, -1, -1], [-1, -1, -1], [4, 0, 3], [-1, -1, -1]]
+    assert weight[2].tolist() == pytest.approx(plan.weight[[0, 2, 4]].tolist(), abs=1e-3)
+
+
+@torch.no_grad()
+def test_a_decoder_is_recorded_by_layer_without_the_rows_that_only_fill_up():
+    net = small_decoder().eval()
+    batch = rows_of_text(3)
+    keep = torch.tensor([True, False, True])[:, None].expand_as(batch.token)
+    forward, output = recorded(net, batch.token, keep=keep)
+    assert list(forward.layers) == list(output.loads) == ["layers.1.ffn"]
+    assert forward.real.sum(axis=1).tolist() == [13, 0, 13]
+    assert len(forward.layers["layers.1.ffn"].rows) == 26
+    (layer,) = described(net)
+    assert layer[:6] == ("layers.1.ffn", 1, "", "MHMoE", 5, 2)
+
+
+@torch.no_grad()
+def test_a_text_that_is_read_on_is_left_out():
+    net = net_of(SharedLayout)
+    past = [Past() for _ in net.blocks]
+    recorder = RoutingRecorder(net)
+    image, text, _ = inputs()
+    with recorder.recording():
+        net(image, text, past=past)
+        net.read_on(text[:, :2], 7, past)
+        net(image, None)
+    assert [forward.text is None for forward in recorder.take()] == [True]
+
+
+@torch.no_grad()
+def test_compiled_blocks_run_uncompiled_while_recorded_and_compiled_again_after():
+    net = net_of(SharedLayout)
+    calls = []
+    block = net.blocks[1]
+
+    def compiled(*args, **kwargs):
+        calls.append(1)
+        return block._call_impl(*args, **kwargs)
+
+    block._compiled_call_impl = compiled
+    forward, _ = recorded(net, *inputs())
+    assert len(forward.layers) == 3
+    assert calls == []
+    net(*inputs())
+    assert calls == [1]
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
