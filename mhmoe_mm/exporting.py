@@ -11,8 +11,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import instantiate_module
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mhmoe_mm.checkpoint.beit3 import to_beit3
+from mhmoe_mm.checkpoint.weights import read_weights
 from mhmoe_mm.inference import METHODS
 from mhmoe_mm.inputs.texts import Texts
 from mhmoe_mm.loading import (
@@ -32,31 +35,12 @@ from mhmoe_mm.storage.exported import (
     is_exported,
     write_exported,
 )
+from mhmoe_mm.storage.model_card import model_card
+from mhmoe_mm.storage.whole import write_whole
 from mhmoe_mm.tasks.image_classification import ImageClassification
 
 NET = "net."
 """Begins the names of a network's weights in a task."""
-CARD = """# {name}
-
-A model of mhmoe-mm {mhmoe_mm}.
-
-| | |
-|---|---|
-{rows}
-
-{use}
-
-Or start a training of the same network from it: `--model.init_from {name}`. Nothing in this folder
-is run: weights are safetensors, everything else is text.
-"""
-USE = """```python
-import mhmoe_mm
-
-model = mhmoe_mm.load({arguments})
-print(model)
-```
-
-It can be asked: {methods}."""
 
 
 def export(
@@ -104,6 +88,39 @@ def export(
     card = _card(folder.name, config, texts, lists, plugins)
     write_exported(folder, config, weights, texts, lists, card)
     return config
+
+
+def export_beit3(path: str | Path, file: Path, overwrite: bool = False) -> tuple[str, int]:
+    """Write the weights of a dense model under the names of the released BEiT-3 models.
+
+    Args:
+        path: a checkpoint, the folder of a run for its last one, or an exported model.
+        file: to be; `.pth` is what the released code reads, tensors under `model`; `.safetensors`
+            has the same names.
+        overwrite: replace a file that is there.
+
+    Returns:
+        Which of the released models it is, and the number of tensors.
+
+    Raises:
+        ValueError: the place is taken or of another kind, or no released model has these weights.
+        OSError: the file cannot be written.
+    """
+    if file.suffix not in (".pth", ".safetensors"):
+        raise ValueError(f"{file} is to be a .pth or a .safetensors file: name it so.")
+    if file.is_dir() or (file.exists() and not overwrite):
+        raise ValueError(f"{file} exists already: name a new file, or replace it with --overwrite.")
+    source = checkpoint_of(path)
+    model, weights = to_beit3(read_weights(source), str(source))
+    own = {
+        name: weight.detach().clone(memory_format=torch.contiguous_format)
+        for name, weight in weights.items()
+    }
+    if file.suffix == ".safetensors":
+        write_whole(file, lambda part: save_file(own, part, {"format": "pt"}))
+    else:
+        write_whole(file, lambda part: torch.save({"model": own}, part))
+    return model, len(own)
 
 
 def _texts(
@@ -180,10 +197,5 @@ def _card(
         )
     rows |= {about: f"{len(entries):,}" for about, entries in lists.items()}
     kind = TASKS.get(task["class_path"])
-    use = "It answers nothing yet: it is there to be fine-tuned."
-    if kind is not None:
-        arguments = f'"{name}"' + (f", plugins={list(plugins)}" if plugins else "")
-        methods = ", ".join(f"`{method}`" for method in METHODS[kind])
-        use = USE.format(arguments=arguments, methods=methods)
-    lines = "\n".join(f"| {about} | {what} |" for about, what in rows.items())
-    return CARD.format(name=name, mhmoe_mm=config["mhmoe_mm"], rows=lines, use=use)
+    about = f"A model of mhmoe-mm {config['mhmoe_mm']}."
+    return model_card(name, about, rows, () if kind is None else METHODS[kind], plugins=plugins)
