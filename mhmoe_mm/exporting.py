@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.cli import instantiate_module
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from mhmoe_mm.checkpoint.beit3 import to_beit3
 from mhmoe_mm.checkpoint.weights import read_weights
@@ -21,7 +20,7 @@ from mhmoe_mm.inputs.texts import Texts
 from mhmoe_mm.loading import (
     TASKS,
     TRAINING_ONLY,
-    building,
+    built_net,
     checkpoint_of,
     hyper_parameters,
     texts_of,
@@ -144,12 +143,8 @@ def _counted(
     Raises:
         ValueError: the network cannot be built, or the weights are others.
     """
-    net = init_args.get("net")
-    if not isinstance(net, dict) or "class_path" not in net:
-        raise ValueError(f"{file} does not say what its network was made from.")
-    with building(plugins, file), torch.device("meta"):
-        made = {"_class_path": net["class_path"], **net.get("init_args", {})}
-        built: nn.Module = instantiate_module(nn.Module, made)
+    with torch.device("meta"):
+        built = built_net(dict(init_args), plugins, file)
     wanted = {NET + name: weight.shape for name, weight in built.state_dict().items()}
     there = {name: weight.shape for name, weight in weights.items() if name.startswith(NET)}
     if differing := sorted({name for name, _ in wanted.items() ^ there.items()}):
