@@ -160,10 +160,7 @@ def export_graph(
                 run = _written(graph, part, net, kind, file)
                 found = [run(*given) for given in checks]
             except Exception as error:  # tracers raise many kinds, and long
-                reason = " ".join(str(error).split())[:REASON_AT_MOST]
-                raise ValueError(
-                    f"{name} cannot be exported ({type(error).__name__}: {reason.rstrip('.')})."
-                ) from error
+                raise ValueError(f"{name} cannot be exported ({_reason(error)}).") from error
     pairs = list(zip(found, wanted, strict=True))
     difference = max((one - other).abs().max().item() for one, other in pairs)
     if not all(torch.allclose(*pair, rtol=TOLERANCE, atol=TOLERANCE) for pair in pairs):
@@ -204,6 +201,14 @@ def described(name: str, net: BEiT3, checked: Checked, file: str) -> dict[str, A
         "output": {"name": part.output, "dtype": "float32", "shape": ["batch", *part.axes]},
         "checked": checked._asdict(),
     }
+
+
+def _reason(error: BaseException) -> str:
+    """What is at the bottom of a chain of errors, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    reason = " ".join(str(error).split())[:REASON_AT_MOST].rstrip(".")
+    return f"{type(error).__name__}: {reason}"
 
 
 @contextmanager
