@@ -1,7 +1,8 @@
 """Weights of one training as the start of another: `init_from` of every task.
 
-Read are Lightning checkpoints of this project, exports of them, and safetensors files, with our
-names or those of the released BEiT-3 models. Nothing that a file says is run.
+Read are Lightning checkpoints of this project, exports of them, and files of weights with our
+names, those of the released BEiT-3 models, or those of timm's image transformers. Nothing that a
+file says is run.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from mhmoe_mm.checkpoint.report import listed
+from mhmoe_mm.checkpoint.vit import as_image_expert, is_vit
 from mhmoe_mm.checkpoint.weights import read_weights
 from mhmoe_mm.models.beit3 import BEiT3
 from mhmoe_mm.models.released import MODELS, our_head_names, our_names, resize_positions
@@ -48,15 +50,28 @@ class Loaded(NamedTuple):
 def load_weights(task: nn.Module, path: str | Path) -> Loaded:
     """Load a task's network from a file, and those of its heads that the file has as a whole.
 
-    Image positions of another image size are interpolated. A file without the prefix `net.` holds a
-    network alone.
+    Raises:
+        ValueError: as `read_weights` and `start_with`.
+    """
+    return start_with(task, read_weights(path), str(path))
+
+
+def start_with(task: nn.Module, weights: Mapping[str, Tensor], path: str) -> Loaded:
+    """Load a task's network from weights, and those of its heads that are there as a whole.
+
+    Image positions of another image size are interpolated. Without the prefix `net.` these are
+    weights of a network alone, or of an image transformer of timm (`vit.py`).
+
+    Args:
+        task: with a network `net`.
+        weights: of a state dict.
+        path: where they come from, for the report.
 
     Raises:
-        ValueError: as `read_weights`; or a weight of the network has another shape, or the file has
-            none of them.
+        ValueError: a weight of the network has another shape, or there is none of them.
     """
     net = task.get_submodule("net")
-    given, own = _as_ours(read_weights(path), net), task.state_dict()
+    given, own = _as_ours(weights, net, path), task.state_dict()
     backbone = [name for name in own if name.startswith("net.") and name in given]
     resized = []
     if (
@@ -81,7 +96,7 @@ def load_weights(task: nn.Module, path: str | Path) -> Loaded:
         raise ValueError(f"{path} has no weight of this network; it holds {some}, for example.")
     task.load_state_dict(fitting, strict=False)
     return Loaded(
-        path=str(path),
+        path=path,
         loaded=sorted(fitting),
         resized=resized,
         missing=sorted(own.keys() - fitting.keys()),
@@ -103,8 +118,10 @@ def _whole_heads(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> set[
     return {name for part, name, _ in parts[0] & parts[1] if part not in differing}
 
 
-def _as_ours(given: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+def _as_ours(given: Mapping[str, Tensor], net: nn.Module, path: str) -> dict[str, Tensor]:
     """The same weights under the names of a task."""
+    if isinstance(net, BEiT3) and is_vit(given):
+        return as_image_expert(given, net, path)
     if isinstance(net, BEiT3) and any(name.startswith(_RELEASED) for name in given):
         backbone = our_names(len(net.blocks)).items()
         ours = {f"{_RELEASED}{theirs}": f"net.{name}" for theirs, name in backbone}
