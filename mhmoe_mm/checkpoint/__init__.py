@@ -4,6 +4,7 @@
     starting.py   the weights of one training as the start of another: `init_from` of every task
     beit3.py      the released BEiT-3 models, there and back
     decoder.py    the released decoders of MH-MoE, whose experts several ranks wrote
+    vqkd.py       the released image tokenizers of BEiT v2
     vit.py        image transformers of timm as the image side of a multiway encoder
     report.py     what became of every tensor, layers together
     imported.py   a folder that `mhmoe_mm.load` and `init_from` read

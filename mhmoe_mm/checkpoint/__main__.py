@@ -5,9 +5,9 @@
     python -m mhmoe_mm.checkpoint beit3_base_patch16_224.pth --out beit3_384 --image-size 384
     python -m mhmoe_mm.checkpoint checkpoint-rank-*.pt --top-k 2 --out mh_moe
 
-What FILE is, its keys say: a released BEiT-3 model, or a decoder of MH-MoE, of which every rank
-wrote a file. Weights become float32 and get our names; a name that is unknown is an error. Without
---out nothing is written: the report alone. No code of a file is run.
+What FILE is, its keys say: a released BEiT-3 model, an image tokenizer of BEiT v2, or a decoder of
+MH-MoE, of which every rank wrote a file. Weights become float32 and get our names; a name that is
+unknown is an error. Without --out nothing is written: the report alone. No code of a file is run.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from mhmoe_mm.checkpoint.decoder import from_decoder, in_order_of_ranks, is_deco
 from mhmoe_mm.checkpoint.imported import Imported, read_entries, write_imported
 from mhmoe_mm.checkpoint.report import table
 from mhmoe_mm.checkpoint.vit import is_vit
+from mhmoe_mm.checkpoint.vqkd import from_vqkd, is_vqkd
 from mhmoe_mm.checkpoint.weights import read_weights
 from mhmoe_mm.storage.exported import check_place
 
@@ -62,6 +63,8 @@ def _run(given: argparse.Namespace) -> int:
 def _recognised(weights: dict[str, Tensor], source: str, given: argparse.Namespace) -> Imported:
     if is_beit3(weights):
         return from_beit3(weights, source, given.num_heads, given.image_size)
+    if is_vqkd(weights):
+        return from_vqkd(weights, source, given.num_heads)
     if is_decoder(weights):
         return from_decoder(weights, source, given.num_heads, given.top_k, given.max_text)
     if is_vit(weights):

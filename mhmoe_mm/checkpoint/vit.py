@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mhmoe_mm.models.beit3 import BEiT3
+from mhmoe_mm.models.block import Block
 from mhmoe_mm.models.branches import Multiway, MultiwayFFN
 from mhmoe_mm.models.embeddings import UNUSED_ROWS
 
@@ -61,6 +62,7 @@ def as_image_expert(given: Mapping[str, Tensor], net: BEiT3, source: str) -> dic
     if "pos_embed" in rest:
         ours["image_embedding.position"] = _positions(rest.pop("pos_embed"), net, source)
     for layer, block in enumerate(net.blocks):
+        assert isinstance(block, Block)
         pre, to = f"blocks.{layer}.", f"blocks.{layer}."
         attention = _branch(block.attention.query)
         ffn = _branch(block.ffn)
