@@ -26,6 +26,7 @@ from mhmoe_mm.loading import (
     texts_of,
 )
 from mhmoe_mm.models.net_cost import net_cost
+from mhmoe_mm.run_record import sections
 from mhmoe_mm.storage.checkpoint_io import read_any
 from mhmoe_mm.storage.exported import (
     LISTS,
@@ -84,7 +85,8 @@ def export(
         "step": content.get("global_step"),
         **_counted(init_args, weights, tuple(plugins), file),
     }
-    card = _card(folder.name, config, texts, lists, plugins)
+    told = sections(file, content.get("global_step"))
+    card = _card(folder.name, config, texts, lists, plugins, told)
     write_exported(folder, config, weights, texts, lists, card)
     return config
 
@@ -171,6 +173,7 @@ def _card(
     texts: Texts | None,
     lists: Mapping[str, list[str]],
     plugins: Sequence[str],
+    told: Mapping[str, Mapping[str, str]],
 ) -> str:
     task = config["task"]
     net = task["init_args"]["net"]
@@ -193,4 +196,6 @@ def _card(
     rows |= {about: f"{len(entries):,}" for about, entries in lists.items()}
     kind = TASKS.get(task["class_path"])
     about = f"A model of mhmoe-mm {config['mhmoe_mm']}."
-    return model_card(name, about, rows, () if kind is None else METHODS[kind], plugins=plugins)
+    methods = () if kind is None else METHODS[kind]
+    tag = str(task["class_path"]).rpartition(".")[2]
+    return model_card(name, about, rows, methods, [tag], told, plugins)
