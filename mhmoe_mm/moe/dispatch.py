@@ -50,7 +50,7 @@ class Layout(NamedTuple):
             expert, weight = expert[order], weight[order]
             start = torch.searchsorted(token, torch.arange(num_tokens, device=device))
 
-        num_assign = len(token)
+        num_assign = token.shape[0]
         small = torch.int16 if num_experts < 2**15 else torch.int64  # int16 sorts fastest
         sorted_expert, order = torch.sort(expert.to(small), stable=True)
         sorted_expert = sorted_expert.long()
@@ -82,7 +82,7 @@ def combine(row: Float[Tensor, "rows width"], layout: Layout) -> Float[Tensor, "
 def _bag(slot: Tensor, row: Tensor, start: Tensor, weight: Tensor | None) -> Tensor:
     """Sum rows by token, leaving out the last row: nobody's."""
     return F.embedding_bag(
-        slot, row, start, mode="sum", per_sample_weights=weight, padding_idx=len(row) - 1
+        slot, row, start, mode="sum", per_sample_weights=weight, padding_idx=row.shape[0] - 1
     )
 
 
@@ -114,10 +114,10 @@ class _Combine(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         row, weight, slot, source = ctx.saved_tensors
-        row_weight = weight.new_zeros(len(row)).scatter_(0, slot, weight).to(row.dtype)
+        row_weight = weight.new_zeros(row.shape[0]).scatter_(0, slot, weight).to(row.dtype)
         grad_row = grad.index_select(0, source)
         dot = _dots(grad_row, row).index_select(0, slot)
-        grad_weight = torch.where(slot == len(row) - 1, 0.0, dot).to(weight.dtype)
+        grad_weight = torch.where(slot == row.shape[0] - 1, 0.0, dot).to(weight.dtype)
         return grad_row.mul_(row_weight[:, None]), grad_weight, None, None, None
 
 
