@@ -29,6 +29,10 @@ class Assigned(NamedTuple):
     total: Float[Tensor, "codes dim"]
     """Their sum."""
 
+    def plus(self, other: "Assigned") -> "Assigned":
+        """What the vectors of both chose."""
+        return Assigned(self.count + other.count, self.total + other.total)
+
 
 class Codebook(nn.Module):
     """Unit vectors, each with a number.

@@ -132,6 +132,11 @@ class VQKD(nn.Module):
         square = rearrange(code, "b (h w) c -> b c h w", h=self.grid)
         return self.decode_head(_patches(self.decoder, square))
 
+    def without_decoder(self) -> "VQKD":
+        """The tokenizer itself, changed: it gives tokens and can no longer be trained."""
+        del self.decoder, self.decode_head
+        return self
+
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Tokenized:
         """Tokens and what can be told from them."""
         vector = self.encode(image)
