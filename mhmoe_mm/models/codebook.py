@@ -3,10 +3,12 @@
     start    k-means over the first vectors, by angle
     step     every code becomes the mean of itself and of the vectors that chose it; one that none
              chose stays where it is
+    restart  codes that hardly any vector chooses move to vectors that are badly represented
 
-All ranks have the same codes: both look at the vectors of all ranks, so that the codebook does not
-depend on how a batch was cut. Source: https://arxiv.org/abs/2208.06366, section 2.2, and the code
-released with it; that starts every rank from its own vectors, which is not copied.
+All ranks have the same codes: each of these looks at the vectors of all ranks, so that the codebook
+does not depend on how a batch was cut. Source: https://arxiv.org/abs/2208.06366, section 2.2, and
+the code released with it; that starts every rank from its own vectors, which is not copied, and
+never restarts a code, which suits few images less than many.
 """
 
 from typing import Any, NamedTuple
@@ -44,6 +46,8 @@ class Codebook(nn.Module):
     """float32 (codes dim)."""
     started: Tensor
     """Whether the codes have been found from data."""
+    recent: Tensor
+    """float32 (codes): a moving mean of how many vectors of a step choose each."""
 
     def __init__(self, num_codes: int, dim: int):
         super().__init__()
@@ -51,6 +55,7 @@ class Codebook(nn.Module):
             raise ValueError(f"A codebook of {num_codes} codes of {dim} features cannot be.")
         self.register_buffer("code", F.normalize(torch.randn(num_codes, dim), dim=1))
         self.register_buffer("started", torch.tensor([False]))
+        self.register_buffer("recent", torch.zeros(num_codes))
         self._known_started = False
 
     @property
@@ -96,7 +101,44 @@ class Codebook(nn.Module):
         moved = decay * self.code.to(total.dtype) + (1 - decay) * F.normalize(total, dim=1)
         chosen = (count > 0)[:, None]
         self.code.copy_(torch.where(chosen, F.normalize(moved, dim=1).float(), self.code))
+        self.recent.lerp_(count.float(), 1 - decay)
         return count
+
+    @torch.no_grad()
+    def restart(
+        self, vector: Float[Tensor, "*rows dim"], number: Int[Tensor, "*rows"], below: float
+    ) -> int:
+        """Move codes that fewer than `below` vectors of a step chose of late; all ranks together.
+
+        Each takes the place of a vector, drawn from those of all ranks without replacement, the
+        likelier the farther it is from its code. Waits for the device.
+
+        Args:
+            vector: unit vectors of this rank.
+            number: the codes that they chose.
+            below: vectors of all ranks a step.
+
+        Returns:
+            How many codes were moved.
+        """
+        lost = (self.recent < below).nonzero()[:, 0]
+        row, chosen = vector.flatten(0, -2).float(), number.flatten()
+        lengths, seed = _lengths(row), _from_rank_0(torch.randint(2**31, (1,), device=row.device))
+        wanted = min(len(lost), sum(lengths))
+        if not wanted:
+            return 0
+        distance = (1 - (row * self.code[chosen]).sum(dim=1)).clamp(min=1e-12)
+        # The largest of log(p) plus Gumbel noise are a draw without replacement by p.
+        draw = torch.Generator().manual_seed(int(seed))
+        uniform = torch.rand(sum(lengths), generator=draw, dtype=torch.float64).clamp(min=1e-300)
+        first = sum(lengths[: _rank()])
+        noise = -(-uniform.log()).log()[first : first + len(row)].to(row)
+        key, place = (distance.log() + noise).topk(min(wanted, len(row)))
+        best = _of_all_ranks(torch.cat([key[:, None], row[place]], dim=1))
+        best = best[best[:, 0].topk(wanted).indices, 1:]
+        self.code[lost[:wanted]] = best
+        self.recent[lost[:wanted]] = below
+        return wanted
 
     @torch.no_grad()
     def start(self, vector: Float[Tensor, "*rows dim"], rounds: int = 10) -> None:
@@ -113,6 +155,7 @@ class Codebook(nn.Module):
                 "smaller."
             )
         self.code.copy_(_from_rank_0(spherical_k_means(row, len(self.code), rounds)))
+        self.recent.copy_(_assigned(row, nearest(row, self.code), len(self.code)).count)
         self.started.fill_(True)
 
 
@@ -174,11 +217,22 @@ def _of_all_ranks(row: Float[Tensor, "rows dim"]) -> Float[Tensor, "all_rows dim
     """The rows of all ranks in their order, on every rank; each may have another number of them."""
     if not _is_shared():
         return row
-    length = torch.tensor([len(row)], device=row.device)
-    lengths = [torch.empty_like(length) for _ in range(dist.get_world_size())]
-    dist.all_gather(lengths, length)
-    number = [int(length) for length in lengths]
+    number = _lengths(row)
     padded = F.pad(row, (0, 0, 0, max(number) - len(row))).contiguous()
     parts = [torch.empty_like(padded) for _ in number]
     dist.all_gather(parts, padded)
     return torch.cat([part[:n] for part, n in zip(parts, number, strict=True)])
+
+
+def _lengths(row: Float[Tensor, "rows dim"]) -> list[int]:
+    """How many rows each rank has."""
+    if not _is_shared():
+        return [len(row)]
+    length = torch.tensor([len(row)], device=row.device)
+    lengths = [torch.empty_like(length) for _ in range(dist.get_world_size())]
+    dist.all_gather(lengths, length)
+    return [int(each) for each in lengths]
+
+
+def _rank() -> int:
+    return dist.get_rank() if _is_shared() else 0

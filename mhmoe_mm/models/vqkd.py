@@ -14,9 +14,10 @@ positions, whose weights have the names of the released tokenizers; of those
     decode_task_layer.*         decode_head.*
     quantize.embedding.weight   codebook.code
     quantize.embedding.initted  codebook.started
+    quantize.cluster_size       codebook.recent
 
-and `quantize.cluster_size`, `quantize.embedding.cluster_size` and `.embed_avg` are statistics that
-nothing needs. Source: https://arxiv.org/abs/2208.06366 and the code released with it.
+and `quantize.embedding.cluster_size` and `.embed_avg` are statistics that nothing needs.
+Source: https://arxiv.org/abs/2208.06366 and the code released with it.
 """
 
 from functools import partial

@@ -12,6 +12,7 @@ OUR_NAMES = {
     "decode_task_layer": "decode_head",
     "quantize.embedding.weight": "codebook.code",
     "quantize.embedding.initted": "codebook.started",
+    "quantize.cluster_size": "codebook.recent",
 }
 
 

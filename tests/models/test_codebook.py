@@ -100,6 +100,39 @@ def test_start_needs_as_many_vectors_as_codes_and_is_remembered_by_checkpoints()
     assert torch.equal(other.code, book.code)
 
 
+def test_only_codes_that_are_not_used_restart_at_vectors_far_from_their_code():
+    book = made()
+    near = F.normalize(book.code[0] + 0.01 * unit(40, seed=2), dim=1)
+    far = -book.code[0][None]
+    vector = torch.cat([near[:20], far, near[20:]])
+    book.code[1:] = book.code[0]  # so that every vector has code 0
+    book.recent.copy_(torch.tensor([3.0, 0.2, 3.0, 3.0, 3.0, 3.0, 3.0]))
+    before = book.code.clone()
+    assert book.restart(vector, torch.zeros(41, dtype=torch.long), below=0.5) == 1
+    torch.testing.assert_close(book.code[1:2], far)
+    assert torch.equal(book.code[[0, *range(2, CODES)]], before[[0, *range(2, CODES)]])
+    assert float(book.recent[1]) == 0.5
+    assert book.restart(vector, torch.zeros(41, dtype=torch.long), below=0.5) == 0
+
+
+def test_restarts_draw_different_vectors_and_no_more_than_there_are():
+    book, vector = made(), unit(5)
+    book.recent.zero_()
+    assert book.restart(vector, book(vector)[1], below=0.5) == 5
+    matched = (book.code[:5] @ vector.T).argmax(dim=1)
+    assert sorted(matched.tolist()) == list(range(5))
+
+
+def test_the_recent_use_of_codes_starts_with_k_means_and_follows_the_steps():
+    book, vector = made(), unit(50)
+    book.start(vector)
+    counts = book(vector)[1].bincount(minlength=CODES)
+    assert torch.equal(book.recent, counts.float())
+    few = unit(3, seed=8)
+    now = book.step(book.assigned(few, book(few)[1]), decay=0.9)
+    torch.testing.assert_close(book.recent, 0.9 * counts + 0.1 * now.float())
+
+
 @pytest.mark.dist
 def test_two_ranks_have_the_codes_of_one_process_with_all_vectors(tmp_path):
     run_on_two_ranks("tests.models.two_ranks", tmp_path)

@@ -20,13 +20,15 @@ def rows(step: int) -> torch.Tensor:
 
 
 def trained(part: slice) -> tuple[Codebook, list[torch.Tensor]]:
-    """The codebook after its start and some steps; the counts of the steps."""
+    """The codebook after its start, some steps and restarts; the counts of the steps."""
     book = Codebook(CODES, DIM)
     book.start(rows(0)[part])
     counts = []
     for step in range(STEPS):
         row = rows(step)[part]
-        counts.append(book.step(book.assigned(row, book(row)[1]), decay=0.7))
+        number = book(row)[1]
+        counts.append(book.step(book.assigned(row, number), decay=0.7))
+        book.restart(row, number, below=ROWS / CODES)
     return book, counts
 
 

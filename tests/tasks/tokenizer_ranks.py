@@ -36,7 +36,7 @@ class MeanColours(Teacher):
 def tokenizer(**options) -> ImageTokenizer:
     torch.manual_seed(0)
     net = VQKD(SIZE, PATCH, 28, 2, 2, 1, num_codes=11, code_dim=5, feature_dim=6)
-    return ImageTokenizer(net, MeanColours(), **GENTLE | options)
+    return ImageTokenizer(net, MeanColours(), **{"restart_below": 2.0} | GENTLE | options)
 
 
 def train(task: ImageTokenizer, batches, **options) -> Trainer:
