@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         command = [sys.executable, "-m", "tools.expert_report", str(file)]
         begin = time.perf_counter()
-        status = subprocess.run([*command, "--json", f"{folder}/report.json"]).returncode
+        status = subprocess.run([*command, "--out", f"{folder}/report.html"]).returncode
         seconds = time.perf_counter() - begin
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         print(
