@@ -3,8 +3,8 @@
     python -m tools.quickstart
 
 Draws the shapes corpus, trains a tokenizer and a codebook of patches on it, pretrains a multi-head
-MoE and a sparse MoE of equal multiply-adds on the CPU, and prints what each has learned and how
-many of its experts work.
+MoE and a sparse MoE of equal multiply-adds on the CPU, prints what each has learned and how many
+of its experts work, and writes a page that shows where tokens went.
 """
 
 import argparse
@@ -31,8 +31,13 @@ from mhmoe_mm.moe.mh_moe import MHMoE, SparseMoE
 from mhmoe_mm.tasks.base import Task
 from tools import build_codebook, train_tokenizer
 from tools.build_shards.cli import main as build_shards
+from tools.expert_report.page import write_page
+from tools.expert_report.run import Wanted, contents_of
 
 NETS = {"MH-MoE": "conf/nets/tiny.yaml", "SparseMoE": "conf/nets/tiny_smoe.yaml"}
+STEPS, LOOKS = 500, 5
+"""Optimizer steps of each, and validations on the way, each with a checkpoint."""
+REPORT = Path("runs/quickstart_experts.html")
 
 
 class Result(NamedTuple):
@@ -67,7 +72,7 @@ def prepare(data: Path) -> None:
             sys.exit(status)
 
 
-def pretrain(name: str, net: str, data: Path, steps: int | None) -> Result:
+def pretrain(name: str, net: str, data: Path, steps: int) -> Result:
     """Pretrain one net as `mhmoe-mm fit` would; validate before and after."""
     paths = {"tokenizer": data / "tokenizer.json"}
     for split in ("train", "val"):
@@ -77,8 +82,9 @@ def pretrain(name: str, net: str, data: Path, steps: int | None) -> Result:
     argv += ["--model.image_target.path", str(data / "codebook.safetensors")]
     for key, path in paths.items():
         argv += [f"--data.{key}", str(path)]
-    if steps:
-        argv += ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(steps)]
+    every = steps // LOOKS if steps % LOOKS == 0 else steps  # the last step is validated
+    argv += ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(every)]
+    argv += ["--checkpoint.save_top_k", "-1"]
     command = build(argv, Task)
     trainer, task, module = command.trainer, command.model, command.datamodule
     start = untrained(task, module)
@@ -151,6 +157,19 @@ def report(results: dict[str, Result], console: Console) -> None:
     console.print("curves: tensorboard --logdir runs")
 
 
+def show_experts(results: dict[str, Result], path: Path, console: Console) -> None:
+    """The page that shows the experts of both, side by side."""
+    contents = []
+    for name, result in results.items():
+        with console.status(name) as status:
+            run = contents_of(
+                result.folder, Wanted(), lambda text, n=name: status.update(f"{n}: {text}")
+            )
+        contents.append(run._replace(summary=run.summary._replace(name=name)))
+    write_page(contents, path)
+    console.print(f"where tokens went: open {path} in a browser")
+
+
 def _activation(rows: list[Row], kind: str) -> str:
     mine = [row.activation for row in rows if row.kind == kind]
     return f"{sum(mine) / len(mine):.0%}"
@@ -167,17 +186,21 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m tools.quickstart", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--data", type=Path, default=Path("data/shapes"), help="where data goes")
-    parser.add_argument("--steps", type=int, help="training steps of each (default: conf's)")
+    parser.add_argument(
+        "--steps", type=int, default=STEPS, help=f"training steps of each (default {STEPS})"
+    )
     args = parser.parse_args(argv)
     console = Console()
-    console.rule("1/3 data")
+    console.rule("1/4 data")
     prepare(args.data)
     results = {}
     for number, (name, net) in enumerate(NETS.items()):
-        console.rule(f"2/3 pretraining {number + 1} of {len(NETS)}: {name}, {net}")
+        console.rule(f"2/4 pretraining {number + 1} of {len(NETS)}: {name}, {net}")
         results[name] = pretrain(name, net, args.data, args.steps)
-    console.rule("3/3 what was learned")
+    console.rule("3/4 what was learned")
     report(results, console)
+    console.rule("4/4 where tokens went")
+    show_experts(results, REPORT, console)
     return 0
 
 

@@ -131,7 +131,7 @@ def test_choosing_a_kind_shows_other_counts(browser: Browser, one: Path):
     assert len(browser.all(LOADS)) == 1
     assert picture(browser, LOADS) != image
     pick(browser, "activity", "language")
-    assert [h.text.split("\n")[0][:2] for h in browser.all("#activity h4")] == ["en", "de", "fr"]
+    assert [h.text.split("\n")[0][:2] for h in browser.all("#activity .title")] == ["en", "de", "fr"]
     browser.assert_quiet()
 
 
@@ -209,10 +209,10 @@ def test_hovering_and_stepping_to_a_word_show_where_its_sub_tokens_went(
     browser.open(one)
     tokens = mh_moe.sentences[0].tokens
     browser.hover("#sentences .said:nth-child(4)", 8, 8)
-    assert browser.text("#sentences .went h4").startswith("circle")
+    assert browser.text("#sentences .went .title").startswith("circle")
     browser.run("document.querySelector('#sentences .said:nth-child(4)').focus()")
     browser.press(Keys.ARROW_RIGHT)
-    assert browser.text("#sentences .went h4").startswith("is")
+    assert browser.text("#sentences .went .title").startswith("is")
     went = "#sentences .went canvas"
     browser.hover(went, 70, 45)
     assert "block 0, head 0" in browser.text(TIP)
@@ -232,7 +232,7 @@ def test_a_word_cut_in_pieces_shows_each_piece(browser: Browser, one: Path):
     browser.open(one)
     pick(browser, "sentences", "de: ein Vierundzwanzigstel")
     browser.run("document.querySelector('#sentences .said:nth-child(3)').focus()")
-    pieces = [h.text.removesuffix("word") for h in browser.all("#sentences .went h4")]
+    pieces = [h.text.removesuffix("word") for h in browser.all("#sentences .went .title")]
     assert pieces == ["Vieru", "ndzwanzigstel"]
 
 
@@ -240,7 +240,7 @@ def test_pressing_a_word_of_the_list_shows_its_experts(browser: Browser, one: Pa
     browser.open(one)
     browser.click("#words .row:nth-child(3)")
     word = browser.text("#words .row:nth-child(3) .name").removesuffix("en")
-    assert browser.text("#words .split h4").startswith(f"Where “{word}” goes")
+    assert browser.text("#words .split .title").startswith(f"Where “{word}” goes")
     before = browser.text("#words .row:nth-child(1) .name")
     pick(browser, "words", "spread least")
     assert browser.text("#words .row:nth-child(1) .name") != before
@@ -352,7 +352,7 @@ def test_a_full_run_stands_beside_one_that_lacks_everything(
 
 def test_a_large_net_stays_small_and_fluid(browser: Browser, tmp_path: Path):
     path = tmp_path / "large.html"
-    run = run_contents("large", layers=24, experts=64, heads=8, choices=2, grid=14, images=4)
+    run = run_contents("large", layers=24, experts=64, heads=8, choices=2, grid=14, images=2)
     write_page([run], path)
     assert path.stat().st_size < 6e6
     browser.open(path)

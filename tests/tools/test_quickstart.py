@@ -1,4 +1,4 @@
-"""The demo runs from nothing to its table, with fewer steps."""
+"""The demo runs from nothing to its table and its page, with fewer steps."""
 
 from pathlib import Path
 
@@ -24,3 +24,9 @@ def test_the_demo_prepares_trains_both_nets_and_compares_them(
         heatmap = tmp_path / "runs" / name / "version_0" / "experts.png"
         assert heatmap.is_file()
         assert str(heatmap.relative_to(tmp_path)) in shown
+    page = tmp_path / quickstart.REPORT
+    assert str(quickstart.REPORT) in shown
+    assert page.stat().st_size < 10e6
+    text = page.read_text()
+    assert "<title>Experts of MH-MoE against SparseMoE</title>" in text
+    assert text.count('"png":') >= 2

@@ -28,7 +28,8 @@ const freshId = (stem) => `${stem}-${++lastId}`;
 // Numbers as people read them; a missing one is a dash.
 const percent = (x, digits = 1) => (known(x) ? `${(100 * x).toFixed(digits)} %` : "–");
 const fixed = (x, digits = 2) => (known(x) ? x.toFixed(digits) : "–");
-const whole = (x) => (known(x) ? Math.round(x).toLocaleString("en-US") : "–");
+const grouped = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
+const whole = (x) => (known(x) ? grouped.format(x) : "–");
 const times = (x) => (known(x) ? `${x.toFixed(x < 9.95 ? 2 : 1)}×` : "–");
 
 function short(x) {

@@ -24,11 +24,12 @@ const sub = (title, sentence) => el("header", { class: "sub" }, el("h3", {}, tit
 const tag = (index) => el("span", { class: `run run-${index}` }, runs[index].summary.name);
 
 function sides(make, lacking = "Nothing of this kind in this run.", named = true) {
-  // A column per run, headed by its name where there are two. make(run, index) may return null.
+  // A column per run, headed by its name where there are two; in a row below a named one
+  // only where columns are stacked. make(run, index) may return null.
   const made = runs.map((run, index) => make(run, index));
   if (made.every((part) => !part)) return null;
   return el("div", { class: two ? "sides two" : "sides" }, made.map((part, index) =>
-    el("div", { class: "side" }, two && named ? el("div", { class: "whose" }, tag(index)) : null, part ?? el("p", { class: "note" }, lacking))));
+    el("div", { class: "side" }, two ? el("div", { class: named ? "whose" : "whose below" }, tag(index)) : null, part ?? el("p", { class: "note" }, lacking))));
 }
 
 function refilled(fill) {

@@ -27,7 +27,7 @@ function card(run, index) {
   const shown = two ? 4 : 8;
   const list = (part) => el("dl", { class: "facts" }, part.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
   return el("article", { class: "card" },
-    two ? el("h3", {}, tag(index)) : null,
+    two ? el("h2", { class: "whose" }, tag(index)) : null,
     el("div", { class: "figures" }, headFigures(run).map(([name, value, beside, told]) =>
       el("div", { class: "figure", title: told }, el("span", { class: "name" }, name), el("b", {}, value), el("span", { class: "beside" }, beside)))),
     complaints(run),

@@ -37,7 +37,7 @@ function loadPanel(run, dimension, kind) {
   const active = mean(met.map((c) => c.use.activation).filter(known));
   const chance = mean(met.map((c) => c.random.activation).filter(known));
   return el("div", { class: "panel" },
-    el("h4", {}, kind === "all" ? "all tokens" : kind, el("small", {}, `${percent(active, 0)} active, by chance ${percent(chance, 0)}`)),
+    el("p", { class: "title" }, kind === "all" ? "all tokens" : kind, el("small", {}, `${percent(active, 0)} active, by chance ${percent(chance, 0)}`)),
     map.node, numbers("Numbers as a table", () => map.table()));
 }
 

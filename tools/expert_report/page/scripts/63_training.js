@@ -11,7 +11,7 @@ const HISTORY = [
 ];
 
 function small(title, beside, chart) {
-  return el("div", { class: "panel" }, el("h4", {}, title, beside ? el("small", {}, beside) : null), chart.node);
+  return el("div", { class: "panel" }, el("p", { class: "title" }, title, beside ? el("small", {}, beside) : null), chart.node);
 }
 
 function averaged(series, field) {
@@ -84,7 +84,7 @@ function historyMap(one) {
       return { colour: scale("even", (share * experts) / 2), cross: share === 0, text: (share * experts).toFixed(1), value: percent(share), told: () => ({ title: `step ${whole(one.steps[row])}, expert ${column}`, lines: [["share", percent(share)], ["in even shares", times(share * experts)]] }) };
     },
   });
-  return el("div", { class: "panel" }, el("h4", {}, "Load over training"), map.node, numbers("Numbers as a table", () => map.table()));
+  return el("div", { class: "panel" }, el("p", { class: "title" }, "Load over training"), map.node, numbers("Numbers as a table", () => map.table()));
 }
 
 function trainingSection() {

@@ -32,7 +32,7 @@ function readingPart() {
     const mine = run.experts.filter((e) => e.words.length && layerName(run, layerOf(run, e.layer)) === name);
     if (!mine.length) return null;
     const experts = run.layers[layerOf(run, mine[0].layer)].num_experts;
-    return el("div", { class: "readings", tabindex: 0, role: "region", "aria-label": `Words of the experts of ${name}` }, mine.map((e) => el("div", { class: "reading" },
+    return el("div", { class: "readings", tabindex: 0, role: "region", "aria-label": `Words of the experts of ${name}${two ? `, ${run.summary.name}` : ""}` }, mine.map((e) => el("div", { class: "reading" },
       expertChip(e.expert, experts),
       el("span", {}, e.words.map((w) => el("span", { class: "word", title: `${plural(w.count, "time")}, ${times(w.lift)} as often as this layer's experts on average` }, w.word, el("small", {}, times(w.lift))))))));
   }));

@@ -69,7 +69,7 @@ function whereWent(run, word, layers) {
   const heads = Math.max(...passed.map((l) => run.layers[l].num_heads));
   return el("div", { class: "went" }, word.tokens.slice(0, 6).map(([token]) => {
     const map = new Heatmap({
-      label: `Experts of “${token.text.trim()}” by layer and head`, rows: passed.map((l) => layerName(run, l)), columns: expertNames(heads), rowTitle: "layer", columnTitle: "head", widest: 40, tallest: 28,
+      label: `Experts of “${token.text.trim()}” by layer and head`, rows: passed.map((l) => layerName(run, l)), columns: expertNames(heads), rowTitle: "layer", columnTitle: "head", widest: 40, tallest: 28, lowest: 18,
       cell: (row, column) => {
         const layer = passed[row];
         const ids = token.experts[layer]?.[column];
@@ -82,7 +82,7 @@ function whereWent(run, word, layers) {
         };
       },
     });
-    return el("div", { class: "panel" }, el("h4", {}, token.text.trim() || "␣", el("small", {}, token.token_class)), map.node);
+    return el("div", { class: "panel" }, el("p", { class: "title" }, token.text.trim() || "␣", el("small", {}, token.token_class)), map.node);
   }));
 }
 

@@ -40,7 +40,7 @@ function wordRoutes(run, word) {
   if (!layers.length) return null;
   const heads = Math.max(...layers.map((l) => word.routes[l].length));
   const map = new Heatmap({
-    label: `Where “${word.word}” goes most often, by layer and head`, rows: layers.map((l) => layerName(run, l)), columns: expertNames(heads), rowTitle: "layer", columnTitle: "head", widest: 40, tallest: 28,
+    label: `Where “${word.word}” goes most often, by layer and head`, rows: layers.map((l) => layerName(run, l)), columns: expertNames(heads), rowTitle: "layer", columnTitle: "head", widest: 40, tallest: 28, lowest: 18,
     cell: (row, column) => {
       const route = word.routes[layers[row]][column];
       if (!route || route.expert < 0) return null;
@@ -48,7 +48,7 @@ function wordRoutes(run, word) {
         told: () => ({ title: `${layerName(run, layers[row])}, head ${column}`, lines: [["most often expert", String(route.expert)], ["share of its first choices", percent(route.share)]] }) };
     },
   });
-  return el("div", { class: "panel" }, el("h4", {}, `Where “${word.word}” goes`, el("small", {}, "the most frequent expert; paler where it varies")), map.node, numbers("Numbers as a table", () => map.table()));
+  return el("div", { class: "panel" }, el("p", { class: "title" }, `Where “${word.word}” goes`, el("small", {}, "the most frequent expert; paler where it varies")), map.node, numbers("Numbers as a table", () => map.table()));
 }
 
 function wordsSection() {

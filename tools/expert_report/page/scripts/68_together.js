@@ -34,7 +34,7 @@ function headsMap(run, one) {
     label: "Share of tokens where two heads chose the same expert", rows: expertNames(rows.length), columns: expertNames(rows.length), rowTitle: "head", columnTitle: "head", square: true, widest: 44,
     cell: (i, j) => (i === j ? null : { colour: scale("amount", rows[i][j] / most), text: percent(rows[i][j], 0), value: percent(rows[i][j]), told: () => ({ title: `heads ${i} and ${j}`, lines: [["chose the same expert", percent(rows[i][j])], ["by chance", percent(one.random_same)]] }) }),
   });
-  return el("div", { class: "panel" }, el("h4", {}, "Heads that agree", el("small", {}, "share of tokens")), map.node);
+  return el("div", { class: "panel" }, el("p", { class: "title" }, "Heads that agree", el("small", {}, "share of tokens")), map.node);
 }
 
 function headsPart() {
@@ -46,7 +46,7 @@ function headsPart() {
     if (!one) return null;
     return [
       el("p", { class: "note" }, `Two heads of a token choose the same expert in ${percent(one.same)} of the pairs, by chance in ${percent(one.random_same)}; what one head chose tells ${fixed(one.information, 3)} nats of another's.`),
-      el("div", { class: "pairing" }, el("div", { class: "panel", style: { "flex-basis": `${100 + Math.max(160, 12 * one.count.length)}px` } }, el("h4", {}, "Experts that meet in a token"), liftMap(run, one, "expert", "expert of another head") ?? strongest(one, "expert", "of another head")), headsMap(run, one)),
+      el("div", { class: "pairing" }, el("div", { class: "panel", style: { "flex-basis": `${100 + Math.max(160, 12 * one.count.length)}px` } }, el("p", { class: "title" }, "Experts that meet in a token"), liftMap(run, one, "expert", "expert of another head") ?? strongest(one, "expert", "of another head")), headsMap(run, one)),
     ];
   }, "This layer has one head: nothing can meet in a token."));
   again();

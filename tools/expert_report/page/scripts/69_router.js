@@ -10,7 +10,7 @@ function routerSection() {
   if (!runs.some((run) => run.gates.length)) return null;
   return explained("router", "The router's own figures",
     "Indecision is the entropy of a token's distribution over experts (100 % has learned nothing, near 0 % is sure), the balance loss is 1 when even, and a fifth of the experts should hold a fifth of the tokens.",
-    runs.map((run, index) => (run.gates.length ? [two ? el("div", { class: "whose" }, tag(index)) : null, table(columns, rows(run), "Metrics of the gate by layer")] : null)));
+    runs.map((run, index) => (run.gates.length ? [two ? el("div", { class: "whose" }, tag(index)) : null, table(columns, rows(run), `Metrics of the gate by layer${two ? `, ${run.summary.name}` : ""}`)] : null)));
 }
 
 const GLOSSARY = [
