@@ -35,7 +35,7 @@ def grad_norm(parameters: Iterable[nn.Parameter]) -> Float[Tensor, ""]:
         part = torch.stack(norms).square().sum()
         for group in groups:
             dist.all_reduce(part, group=group)
-        total = total + part
+        total = total + part.to(total.device)
     return total.sqrt()
 
 
@@ -45,7 +45,7 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Float
     parameters = list(parameters)
     norm = grad_norm(parameters)
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    if grads := _local_grads(parameters):
+    for grads in _local_grads(parameters):
         torch._foreach_mul_(grads, factor.to(grads[0].device))
     return norm
 
@@ -53,7 +53,7 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Float
 @torch.no_grad()
 def clip_grad_value(parameters: Iterable[nn.Parameter], limit: float) -> None:
     """Put every number of every gradient between `-limit` and `limit`."""
-    if grads := _local_grads(parameters):
+    for grads in _local_grads(parameters):
         torch._foreach_clamp_min_(grads, -limit)
         torch._foreach_clamp_max_(grads, limit)
 
@@ -63,8 +63,13 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _local_grads(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
-    return [local(p.grad) for p in parameters if p.grad is not None]
+def _local_grads(parameters: Iterable[nn.Parameter]) -> list[list[Tensor]]:
+    """What this rank holds of all gradients: a list for each device that some lie on."""
+    found: dict[torch.device, list[Tensor]] = {}
+    for param in parameters:
+        if param.grad is not None:
+            found.setdefault(param.grad.device, []).append(local(param.grad))
+    return list(found.values())
 
 
 def _shared_out(grad: Tensor) -> MeshPart:

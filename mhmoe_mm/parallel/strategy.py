@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from lightning.fabric.strategies.model_parallel import _load_raw_module_state
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch import LightningModule
@@ -27,6 +28,7 @@ from torch.optim import Optimizer
 
 from mhmoe_mm.parallel.deferred import fill, is_deferred
 from mhmoe_mm.parallel.sharding import Sharding, check_ranks, meshes_of, shard
+from mhmoe_mm.storage.background import Writer, snapshot
 from mhmoe_mm.storage.checkpoint_io import OPTIMIZER, TRAINING, named, numbered
 from mhmoe_mm.storage.sealed import read_sealed
 from mhmoe_mm.storage.sharded import is_sharded, load_sharded, save_sharded
@@ -80,12 +82,26 @@ class FSDP2(ModelParallelStrategy):
         self.expert_parallel, self.replicas, self.gather = expert_parallel, replicas, gather
         self.recompute, self.compile, self.offload = recompute, compile, offload
         self.keep_gathered, self.deferred = keep_gathered, deferred
+        self.timeout_s = timeout_s
+        self._writers: dist.ProcessGroup | None = None
+        """In which threads that write checkpoints talk, beside what training exchanges."""
 
     def setup_environment(self) -> None:
         """Lightning's own mesh has all ranks as data-parallel ones: each reads rows of its own."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         self._tensor_parallel_size = 1
+        if self.offload and self.root_device.type == "cuda":
+            self._process_group_backend = "cpu:gloo,cuda:nccl"  # norms of gradients on the host
         super().setup_environment()
+
+    def model_to_device(self) -> None:
+        """All of it, or, with `offload`, what is not sharded: buffers, scalars and metrics."""
+        if not self.offload:
+            super().model_to_device()
+            return
+        assert self.model is not None
+        device = self.root_device
+        self.model._apply(lambda held: held if isinstance(held, DTensor) else held.to(device))
 
     def shard(self, module: LightningModule, methods: tuple[str, ...]) -> None:
         """Shard a module in place, once; `methods` are called instead of its `forward`."""
@@ -110,17 +126,33 @@ class FSDP2(ModelParallelStrategy):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any = None
     ) -> None:
-        """Into a folder to which every rank writes its share, or into one file."""
+        """Into a folder to which every rank writes its share, or into one file; now, or, where
+        `storage_options` are a Writer, by that.
+        """
         path = Path(self.broadcast(filepath))
         weights = [name for name in ("state_dict", TRAINING) if name in checkpoint]
         if not self._save_distributed_checkpoint:
             checkpoint |= {name: self._whole(checkpoint[name]) for name in weights}
-            super().save_checkpoint(checkpoint, path, storage_options)
+            if self.is_global_zero:
+                self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options)
             return
         tensors = {name: checkpoint.pop(name) for name in weights}
         for number, state in enumerate(checkpoint.pop("optimizer_states", [])):
             tensors[OPTIMIZER.format(number)] = state
-        save_sharded(tensors, checkpoint, path)
+        if storage_options is None:
+            save_sharded(tensors, checkpoint, path)
+            return
+        assert isinstance(storage_options, Writer)
+        group, moved = self._group_of_writers(), self.root_device.type != "cpu" and not self.offload
+        held, rest = snapshot(tensors, offloaded=moved), snapshot(checkpoint)
+        storage_options.add(lambda: save_sharded(held, rest, path, group))
+
+    def _group_of_writers(self) -> dist.ProcessGroup:
+        if self._writers is None:
+            group = dist.new_group(backend="gloo", timeout=timedelta(seconds=self.timeout_s))
+            assert isinstance(group, dist.ProcessGroup)
+            self._writers = group
+        return self._writers
 
     def load_checkpoint(
         self, checkpoint_path: _PATH, weights_only: bool | None = None

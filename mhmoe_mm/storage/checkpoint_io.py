@@ -10,6 +10,7 @@ from lightning.fabric.utilities.types import _PATH
 from torch import nn
 from torch.optim import Optimizer
 
+from mhmoe_mm.storage.background import Writer, snapshot
 from mhmoe_mm.storage.sealed import read_sealed, save_sealed
 from mhmoe_mm.storage.sharded import is_sharded, read_rest, read_whole, verify_sharded
 
@@ -25,13 +26,14 @@ class SealedCheckpointIO(CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None
     ) -> None:
-        if storage_options is not None:
+        """Now, or, where `storage_options` are a Writer, by that: values as they are now."""
+        if not isinstance(storage_options, Writer | None):
             raise ValueError("Checkpoints are files here: there are no storage_options.")
-        place = Path(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if is_sharded(place):
-            shutil.rmtree(place)
-        save_sealed(checkpoint, place)
+        if storage_options is None:
+            _save(checkpoint, Path(path))
+        else:
+            held = snapshot(checkpoint)
+            storage_options.add(lambda: _save(held, Path(path)))
 
     def load_checkpoint(
         self, path: _PATH, map_location: Any = None, weights_only: bool | None = None
@@ -45,6 +47,13 @@ class SealedCheckpointIO(CheckpointIO):
             shutil.rmtree(place)
         else:
             place.unlink(missing_ok=True)
+
+
+def _save(checkpoint: dict[str, Any], place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if is_sharded(place):
+        shutil.rmtree(place)
+    save_sealed(checkpoint, place)
 
 
 def read_any(path: Path, weights_alone: bool = False) -> dict[str, Any]:

@@ -60,7 +60,12 @@ def is_sharded(path: Path) -> bool:
     return path.is_dir() and any((path / name).exists() for name in (META, MANIFEST, METADATA))
 
 
-def save_sharded(tensors: dict[str, Any], rest: dict[str, Any], folder: Path) -> None:
+def save_sharded(
+    tensors: dict[str, Any],
+    rest: dict[str, Any],
+    folder: Path,
+    group: dist.ProcessGroup | None = None,
+) -> None:
     """Write a checkpoint; all ranks call it together, a single process without a group may too.
 
     Args:
@@ -68,20 +73,23 @@ def save_sharded(tensors: dict[str, Any], rest: dict[str, Any], folder: Path) ->
         rest: plain values and small tensors, as rank 0 has them.
         folder: that the checkpoint becomes, on a file system that all ranks share; one that is
             there already is replaced.
+        group: of all ranks, through which they talk; their usual one, unless a thread writes beside
+            a training that uses it.
 
     Raises:
         OSError: a rank cannot write; raised on all, and what was there before stays.
     """
     rank = _rank()
     part = part_of(folder)
-    _together(lambda: new_folder(folder) if rank == 0 else None)
-    _plainly(lambda: dcp.save(tensors, storage_writer=FileSystemWriter(part)), folder)
+    _together(lambda: new_folder(folder) if rank == 0 else None, group)
+    writer = FileSystemWriter(part)
+    _plainly(lambda: dcp.save(tensors, storage_writer=writer, process_group=group), folder)
     if rank == 0:
-        own = _together(lambda: _write_rest(rest, part))
+        own = _together(lambda: _write_rest(rest, part), group)
     else:
-        own = _together(lambda: _described(part, sorted(part.glob(f"__{rank}_*.distcp"))))
-    described = _gathered(own)
-    _together(lambda: _publish(described, part, folder) if rank == 0 else None)
+        own = _together(lambda: _described(part, sorted(part.glob(f"__{rank}_*.distcp"))), group)
+    described = _gathered(own, group)
+    _together(lambda: _publish(described, part, folder) if rank == 0 else None, group)
 
 
 def load_sharded(
@@ -268,14 +276,15 @@ def _plainly(work: Callable[[], object], folder: Path) -> None:
         raise Damaged(f"{folder} cannot be read or written: {reason}") from first
 
 
-def _together(work: Callable[[], Any]) -> Any:
+def _together(work: Callable[[], Any], group: dist.ProcessGroup | None = None) -> Any:
     """Do something on every rank; where it fails on one, all raise what the first of them did."""
     result, error = None, None
     try:
         result = work()
     except Exception as raised:  # whatever it is, the others must not wait for this rank
         error = raised
-    told = [e for e in _gathered(None if error is None else (type(error), str(error))) if e]
+    own = None if error is None else (type(error), str(error))
+    told = [each for each in _gathered(own, group) if each]
     if not told:
         return result
     if error is not None:
@@ -284,11 +293,11 @@ def _together(work: Callable[[], Any]) -> Any:
     raise (kind if issubclass(kind, (Damaged, OSError)) else RuntimeError)(message)
 
 
-def _gathered(own: Any) -> list[Any]:
+def _gathered(own: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
     if not _grouped():
         return [own]
     everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, own)
+    dist.all_gather_object(everyone, own, group)
     return everyone
 
 

@@ -69,10 +69,11 @@ def steps(folder: Path) -> list[int]:
     ],
     ids=str,
 )
+@pytest.mark.parametrize("background", [False, True])
 def test_the_best_and_the_newest_are_kept_and_last_is_the_newest_written(
-    tmp_path: Path, options, kept, last
+    tmp_path: Path, options, kept, last, background
 ):
-    run(tmp_path, **options)
+    run(tmp_path, background=background, **options)
     assert steps(tmp_path) == kept
     assert os.readlink(tmp_path / LAST) == f"step={last}.ckpt"
     assert torch.load(tmp_path / LAST, weights_only=True)["global_step"] == last
@@ -135,8 +136,9 @@ def test_what_a_killed_run_left_is_removed_at_the_start(tmp_path: Path):
     assert steps(tmp_path) == [5]
 
 
-def test_the_last_one_may_be_a_file_of_its_own(tmp_path: Path):
-    run(tmp_path, monitor="score", save_last=True)
+@pytest.mark.parametrize("background", [False, True])
+def test_the_last_one_may_be_a_file_of_its_own(tmp_path: Path, background):
+    run(tmp_path, monitor="score", save_last=True, background=background)
     assert steps(tmp_path) == [2]
     assert not (tmp_path / LAST).is_symlink()
     assert verify_sealed(tmp_path / LAST)

@@ -12,6 +12,7 @@ from tests.reliability.processes import ENDLESS, calm, project, started, wait_fo
 
 STATUS = 143
 FSDP = ("--trainer.strategy", "fsdp")
+BACKGROUND = ("--checkpoint.background", "true")
 
 
 def told(log: Path) -> str:
@@ -23,7 +24,11 @@ def told(log: Path) -> str:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("name", "rank", "ranks", "options"),
-    [("SIGTERM", 0, 1, ()), ("SIGUSR1", 0, 1, ()), ("SIGTERM", 1, 2, FSDP)],
+    [
+        ("SIGTERM", 0, 1, ()),
+        ("SIGUSR1", 0, 1, BACKGROUND),
+        ("SIGTERM", 1, 2, (*FSDP, *BACKGROUND)),
+    ],
 )
 def test_a_run_that_is_told_to_end_saves_and_goes_on_as_if_it_had_not(
     tmp_path: Path, name: str, rank: int, ranks: int, options: tuple[str, ...]

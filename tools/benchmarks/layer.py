@@ -1,10 +1,11 @@
-"""How long a sparse layer takes, beside a dense net of equal multiply-adds and a plain loop.
+"""How long a sparse layer takes, beside a dense net of equal multiply-adds, peers and a plain loop.
 
     python -m tools.benchmarks.layer --dtype bf16 --case d512-h2-E8-k2
 
 One run measures all engines in turn, so that each sees the same machine; the figure of an engine
 is the median of forward + backward of one whole layer (router, dispatch, experts, combine, head
-and merge maps), and `x` its ratio to the dense net: the ceiling is 1.
+and merge maps). Ratios are to the dense net, whose own is 1: the ceiling. `--clock cpu` counts the
+time of the processor instead, for a machine that others use too.
 """
 
 import argparse
@@ -13,61 +14,35 @@ import json
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor, nn
 
 from mhmoe_mm.callbacks.freed_memory import KeepFreedMemory
 from mhmoe_mm.moe import GroupedBackend, LoopBackend, MHMoE, SparseMoE
-from mhmoe_mm.moe.budget import LayerShape
+from tools.benchmarks.cases import CASES, Case
+from tools.benchmarks.peers import PEERS, Unfit, installed, peer
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+DENSE, OURS, LOOP = "dense", "ours", "loop"
+SLOW = 4.0
+"""An engine that takes so many times as long as the dense net is given few turns."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """One layer and how many tokens it reads."""
+class Figure(NamedTuple):
+    """What was measured of an engine; a reason where nothing was."""
 
-    tokens: int
-    shape: LayerShape
-
-    @property
-    def name(self) -> str:
-        s = self.shape
-        return f"T{self.tokens}-d{s.dim}-h{s.num_heads}-E{s.num_experts}-k{s.top_k}-f{s.hidden}"
-
-    def dense_hidden(self) -> int:
-        """Inner width of the dense net with the layer's multiply-adds, the router's left out."""
-        return int(self.shape.active_macs) // (2 * self.shape.dim)
-
-
-def case(tokens: int, dim: int, heads: int, experts: int, top_k: int, hidden: int) -> Case:
-    maps = 1 if heads > 1 else 0
-    shape = LayerShape(dim, hidden, experts, top_k, heads, head_layers=maps, merge_layers=maps)
-    return Case(tokens, shape)
-
-
-CASES = [
-    case(4096, 512, 1, 8, 1, 2048),
-    case(4096, 512, 1, 8, 2, 1024),
-    case(4096, 512, 2, 8, 2, 1024),
-    case(4096, 512, 4, 32, 2, 512),
-    case(4096, 384, 4, 32, 2, 384),
-    case(2048, 384, 2, 8, 2, 768),
-    case(2048, 512, 1, 32, 2, 1024),
-    case(2048, 384, 2, 128, 2, 768),
-    case(8192, 512, 4, 128, 2, 512),
-]
-
-
-def dense(case: Case) -> nn.Module:
-    hidden = case.dense_hidden()
-    dim = case.shape.dim
-    return nn.Sequential(
-        nn.Linear(dim, hidden, bias=False), nn.GELU(), nn.Linear(hidden, dim, bias=False)
-    )
+    ms: float = float("nan")
+    spread: float = float("nan")
+    """Between the first and the third quartile, as a share of the median."""
+    reason: str = ""
 
 
 def sparse(case: Case, backend: GroupedBackend | LoopBackend) -> nn.Module:
@@ -77,48 +52,70 @@ def sparse(case: Case, backend: GroupedBackend | LoopBackend) -> nn.Module:
     return layer
 
 
-def timed(layer: nn.Module, x: Tensor, grad: Tensor) -> float:
+def made(name: str, case: Case, block: int) -> nn.Module:
+    """The layer of an engine."""
+    if name == DENSE:
+        return case.dense()
+    if name == OURS:
+        return sparse(case, GroupedBackend(block))
+    return sparse(case, LoopBackend()) if name == LOOP else peer(name, case)
+
+
+def timed(layer: nn.Module, x: Tensor, grad: Tensor, clock: Callable[[], float]) -> float:
     """Seconds of one forward and backward."""
     layer.zero_grad()
     x.grad = None
     if x.is_cuda:
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     y = layer(x)
     (y[0] if isinstance(y, tuple) else y).backward(grad)
     if x.is_cuda:
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def measure(case: Case, dtype: torch.dtype, device: str, block: int, repeats: int) -> dict:
-    """Median and spread in ms of every engine on one case."""
+def measure(
+    case: Case,
+    engines: Sequence[str],
+    dtype: torch.dtype,
+    device: str,
+    block: int,
+    repeats: int,
+    clock: Callable[[], float],
+) -> dict[str, Figure]:
+    """Every engine on one case."""
     torch.manual_seed(0)
-    engines = {
-        "dense": dense(case),
-        "grouped": sparse(case, GroupedBackend(block)),
-        "loop": sparse(case, LoopBackend()),
-    }
-    for layer in engines.values():
-        layer.to(device, dtype)
     x = torch.randn(1, case.tokens, case.shape.dim, device=device, dtype=dtype).requires_grad_()
     grad = torch.randn_like(x)
-    seconds: dict[str, list[float]] = {name: [] for name in engines}
-    for layer in engines.values():
-        timed(layer, x, grad)  # warm-up
-    for turn in range(repeats):
-        for name, layer in engines.items():
-            # The loop is up to hundreds of times slower; a few turns tell as much.
-            if name != "loop" or turn < 3:
-                seconds[name].append(timed(layer, x, grad))
+    layers: dict[str, nn.Module] = {}
+    found: dict[str, Figure] = {}
+    seconds: dict[str, list[float]] = {}
+    for name in engines:
+        try:
+            layer = made(name, case, block).to(device, dtype)
+            timed(layer, x, grad, clock)  # warm-up
+            seconds[name] = [timed(layer, x, grad, clock)]
+            layers[name] = layer
+        except Unfit as reason:
+            found[name] = Figure(reason=str(reason))
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            lines = str(error).splitlines() or [type(error).__name__]
+            found[name] = Figure(reason=f"fails: {lines[0]}")
+    floor = seconds[DENSE][0]
+    few = {name for name, first in seconds.items() if first[0] > SLOW * floor}
+    for turn in range(1, repeats):
+        for name, layer in layers.items():
+            if name not in few or turn < 3:
+                seconds[name].append(timed(layer, x, grad, clock))
     gc.collect()
-    return {
-        name: {
-            "ms": 1e3 * statistics.median(times),
-            "spread": (max(times) - min(times)) / statistics.median(times),
-        }
-        for name, times in seconds.items()
-    }
+    return {name: found.get(name) or _figure(seconds[name]) for name in engines}
+
+
+def _figure(seconds: list[float]) -> Figure:
+    median = statistics.median(seconds)
+    low, _, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else (median,) * 3
+    return Figure(1e3 * median, (high - low) / median)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -128,11 +125,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--case", default="", help="only cases whose name contains this")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, help="which; default: those installed")
+    parser.add_argument("--no-loop", action="store_true", help="leave out one expert at a time")
     parser.add_argument("--block", type=int, default=32, help="rows an expert's block is padded to")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--tokens", type=int, help="this many tokens instead of each case's own")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--keep-memory", action="store_true", help="let glibc keep freed blocks")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--png", type=Path, help="also draw them")
     args = parser.parse_args(argv)
     args.cases = [c for c in CASES if args.case in c.name]
     if not args.cases:
@@ -140,7 +141,31 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"no case is called '{args.case}'; there are {names}")
     if args.tokens:
         args.cases = [replace(c, tokens=args.tokens) for c in args.cases]
+    if args.repeats < 1:
+        parser.error("--repeats is 1 or more")
+    if args.device != "cpu" and args.clock == "cpu":
+        parser.error("--clock cpu does not see what a GPU does")
+    known = installed()
+    if args.peers is None:
+        args.peers = known
+    if missing := [name for name in args.peers if name not in known]:
+        parser.error(f"{missing[0]} is not installed: pip install 'mhmoe-mm[peers]'")
     return args
+
+
+def table_of(rows: Sequence[tuple[Case, dict[str, Figure]]], engines: Sequence[str]) -> Table:
+    """Times of the dense net, and what the others take of it."""
+    table = Table("case", "dense ms", *(f"{name} x" for name in engines[1:]))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for case, figures in rows:
+        floor = figures[DENSE]
+        cells = [
+            f.reason.split(":")[0] if f.reason else f"{f.ms / floor.ms:.2f} ±{f.spread:.0%}"
+            for f in (figures[name] for name in engines[1:])
+        ]
+        table.add_row(case.name, f"{floor.ms:.1f} ±{floor.spread:.0%}", *cells)
+    return table
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -148,25 +173,63 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if args.keep_memory:
         KeepFreedMemory().keep()
-    threads = torch.get_num_threads()
-    print(f"{args.dtype} on {args.device}, {threads} threads, torch {torch.__version__}")
-    print(
-        f"{'case':36}{'dense ms':>9}{'ours ms':>9}{'spread':>8}{'x':>7}{'loop ms':>9}{'loop x':>8}"
-    )
-    rows = []
-    for one in args.cases:
-        figures = measure(one, DTYPES[args.dtype], args.device, args.block, args.repeats)
-        floor = figures["dense"]["ms"]
-        ours, loop = figures["grouped"], figures["loop"]
-        print(
-            f"{one.name:36}{floor:9.1f}{ours['ms']:9.1f}{ours['spread']:7.0%}"
-            f"{ours['ms'] / floor:8.2f}{loop['ms']:9.1f}{loop['ms'] / floor:8.2f}",
-            flush=True,
-        )
-        rows.append({"case": one.name, **asdict(one.shape), "tokens": one.tokens, **figures})
+    tell = Console(width=None if sys.stdout.isatty() else 160)
+    engines = [DENSE, OURS, *args.peers, *([] if args.no_loop else [LOOP])]
+    told = f"{args.dtype} on {args.device}, {torch.get_num_threads()} threads, torch"
+    tell.print(f"{told} {torch.__version__}, {args.clock} time; x: that of the dense net is 1")
+    rows: list[tuple[Case, dict[str, Figure]]] = []
+    for case in args.cases:
+        figures = measure(
+            case, engines, DTYPES[args.dtype], args.device, args.block, args.repeats,
+            CLOCKS[args.clock],
+        )  # fmt: skip
+        rows.append((case, figures))
+        for name, figure in figures.items():
+            if figure.reason:
+                tell.print(f"{case.name}, {name}: {figure.reason}", soft_wrap=True)
+    tell.print(table_of(rows, engines))
     if args.json:
-        args.json.write_text(json.dumps({"dtype": args.dtype, "rows": rows}, indent=1) + "\n")
+        content = [
+            {"case": c.name, **asdict(c.shape), "tokens": c.tokens}
+            | {name: _plain(figure) for name, figure in figures.items()}
+            for c, figures in rows
+        ]
+        args.json.write_text(json.dumps({"told": told, "rows": content}, indent=1) + "\n")
+    if args.png:
+        draw(rows, engines, told, args.png)
     return 0
+
+
+def _plain(figure: Figure) -> dict[str, float | str]:
+    if figure.reason:
+        return {"reason": figure.reason}
+    return {"ms": figure.ms, "spread": figure.spread}
+
+
+def draw(
+    rows: Sequence[tuple[Case, dict[str, Figure]]], engines: Sequence[str], told: str, path: Path
+) -> None:
+    """A group of bars a case; what fails has none."""
+    from matplotlib.figure import Figure as Picture
+
+    picture = Picture(figsize=(2.4 + 1.3 * len(rows), 4.2), layout="constrained")
+    axes = picture.subplots()
+    names = engines[1:]
+    for number, name in enumerate(names):
+        ratios = [figures[name].ms / figures[DENSE].ms for _, figures in rows]
+        places = [
+            place + (number - len(names) / 2 + 0.5) * 0.8 / len(names) for place in range(len(rows))
+        ]
+        axes.bar(places, ratios, 0.8 / len(names), label=name)
+    axes.axhline(1, color="black", linewidth=1)
+    axes.set_yscale("log")
+    axes.set_ylabel("time, a dense net of equal multiply-adds is 1")
+    axes.set_xticks(
+        range(len(rows)), [case.name.replace("-", "\n", 1) for case, _ in rows], fontsize=7
+    )
+    axes.set_title(told, fontsize=9)
+    axes.legend(fontsize=8)
+    picture.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":
