@@ -9,6 +9,7 @@ the device at a time is one layer's.
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from mhmoe_mm.callbacks.sparse_layers import sparse_layers
 from mhmoe_mm.models.branches import MultiwayFFN
+from mhmoe_mm.models.embeddings import ImageEmbedding
 from mhmoe_mm.moe.mh_moe import MHMoE, SparseMoE
 from mhmoe_mm.moe.routing import Load, Plan, Router
 
@@ -55,42 +58,21 @@ class Forward(NamedTuple):
     """On the CPU."""
 
 
-class Description(NamedTuple):
-    """What a sparse layer is."""
+@dataclass
+class _Now:
+    """A forward that is under way."""
 
-    name: str
-    block: int
-    branch: str
-    kind: str
-    num_experts: int
-    num_heads: int
-    router: str
-
-
-def sparse_layers(net: nn.Module) -> dict[str, SparseMoE | MHMoE]:
-    """The sparse layers of a network by path; those inside another one are part of it."""
-    found: dict[str, SparseMoE | MHMoE] = {}
-    for name, module in net.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer in found)
-        if isinstance(module, SparseMoE | MHMoE) and not inside:
-            found[name] = module
-    return found
-
-
-def described(net: nn.Module) -> list[Description]:
-    """The sparse layers of a network, in order."""
-    return [_description(name, layer) for name, layer in sparse_layers(net).items()]
-
-
-def _description(name: str, layer: SparseMoE | MHMoE) -> Description:
-    parts = name.split(".")
-    block = next((int(part) for part in parts if part.isdigit()), 0)
-    branch = "" if parts[-1] == "ffn" else parts[-1]
-    heads = layer.num_heads if isinstance(layer, MHMoE) else 1
-    router = layer.router
-    return Description(
-        name, block, branch, type(layer).__name__, router.num_experts, heads, type(router).__name__
-    )
+    image: Tensor | None
+    masked: Tensor | None
+    text: Tensor | None
+    real: np.ndarray
+    split: int
+    number: np.ndarray
+    """int64 (batch seq), every real token's place among the real ones."""
+    part: tuple[str, int, int] = ("", 0, 0)
+    """The layer that runs, and the start and the length of what it reads."""
+    layers: dict[str, LayerRouting] = field(default_factory=dict)
+    loads: dict[str, Load] = field(default_factory=dict)
 
 
 class RoutingRecorder:
@@ -107,8 +89,8 @@ class RoutingRecorder:
         self.net = net
         self.done: list[Forward] = []
         """Whoever reads it empties it."""
-        self._now: dict[str, Any] | None = None
-        self._part: dict[str, tuple[Tensor | None, int, int]] = {}
+        self.now: _Now | None = None
+        """What is under way, for the hooks."""
 
     @contextmanager
     def recording(self) -> Iterator["RoutingRecorder"]:
@@ -149,7 +131,7 @@ class RoutingRecorder:
             hook.remove()
         for module, compiled in self._compiled.items():
             module._compiled_call_impl = compiled
-        self._now = None
+        self.now = None
 
     def take(self) -> list[Forward]:
         """The forwards since the last call, in order."""
@@ -158,65 +140,35 @@ class RoutingRecorder:
 
     def _begin(self, net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = _named(net, args, kwargs)
-        self._now = None
+        self.now = None
         if given.get("past") is not None:
             return
-        image = given.get("image")
-        text = given["text"] if "text" in given else given.get("token")
+        image: Tensor | None = given.get("image")
+        text: Tensor | None = given["text"] if "text" in given else given.get("token")
+        read = image if text is None else text
+        assert read is not None, "the network refuses an input of nothing"
         split = 0
         if image is not None:
-            split = 1 + net.image_embedding.num_patches  # pyright: ignore
-        batch = len(image if image is not None else text)
-        length = split + (0 if text is None else text.shape[1])
-        real = np.ones((batch, length), dtype=bool)
+            embedding = net.get_submodule("image_embedding")
+            assert isinstance(embedding, ImageEmbedding)
+            split = 1 + embedding.num_patches
+        real = np.ones((len(read), split + (0 if text is None else text.shape[1])), dtype=bool)
         if (pad := given.get("pad")) is not None:
             real[:, split:] = ~_array(pad)
         if (keep := given.get("keep")) is not None:
             real &= _array(keep)
-        self._now = {
-            "image": image,
-            "masked": given.get("masked"),
-            "text": text,
-            "real": real,
-            "split": split,
-            "number": np.cumsum(real).reshape(real.shape) - 1,
-            "layers": {},
-            "loads": {},
-        }
+        number = np.cumsum(real).reshape(real.shape) - 1
+        self.now = _Now(image, given.get("masked"), text, real, split, number)
 
     def _end(self, net: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self._now is None:
+        if self.now is None:
             return
-        now, self._now = self._now, None
-        fields = {name: now[name] for name in Forward._fields}
-        fields |= {name: _cpu(now[name]) for name in ("image", "masked", "text")}
-        self.done.append(Forward(**fields))
-
-    def passes(self, name: str, start: int, x: Tensor) -> None:
-        """A layer is about to read a part of the sequence, from `start` on."""
-        if self._now is not None:
-            self._now["part"] = (name, start, x.shape[1])
-
-    def routed(self, name: str, heads: int, plan: Plan, load: Load, num_experts: int) -> None:
-        """A layer's router has decided."""
-        if self._now is None:
-            return
-        there, start, length = self._now["part"]
-        assert there == name, "a layer's router runs inside of the layer"
-        batch = len(self._now["real"])
-        n = batch * length * heads
-        expert, weight = dense(plan, n, num_experts)
-        shape = (batch, length, heads, -1)
-        real = self._now["real"][:, start : start + length]
-        number = self._now["number"][:, start : start + length]
-        self._now["layers"][name] = LayerRouting(
-            number[real].astype(np.int32),
-            _array(expert).reshape(shape)[real],
-            _array(weight).reshape(shape)[real],
+        now, self.now = self.now, None
+        image, masked, text = (
+            None if given is None else given.detach().cpu()
+            for given in (now.image, now.masked, now.text)
         )
-        detached = load.detach()
-        parts = {field: _cpu(getattr(detached, field)) for field in Load._fields[:-1]}
-        self._now["loads"][name] = Load(**parts, names=load.names)
+        self.done.append(Forward(image, masked, text, now.real, now.split, now.layers, now.loads))
 
 
 class _Passing:
@@ -228,26 +180,43 @@ class _Passing:
         self.recorder, self.name, self.branch = recorder, name, branch
 
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = args[0] if args else kwargs["x"]
-        now, start = self.recorder._now, 0
-        if self.branch is not None and now is not None:
+        now, start = self.recorder.now, 0
+        if now is None:
+            return
+        x: Tensor = args[0] if args else kwargs["x"]
+        if self.branch is not None:
             ffn, branch = self.branch
-            parts = dict(ffn.route.parts(now["split"], now["real"].shape[1]))
+            parts = dict(ffn.route.parts(now.split, now.real.shape[1]))
             start = parts[branch].start or 0
-        self.recorder.passes(self.name, start, x)
+        now.part = (self.name, start, x.shape[1])
 
 
 class _Routed:
-    """After a router has run."""
+    """After a router has run: what it decided."""
 
     def __init__(self, recorder: RoutingRecorder, name: str, layer: SparseMoE | MHMoE):
         self.recorder, self.name = recorder, name
         self.heads = layer.num_heads if isinstance(layer, MHMoE) else 1
 
     def __call__(self, router: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        now = self.recorder.now
+        if now is None:
+            return
         assert isinstance(router, Router)
         plan, load = output
-        self.recorder.routed(self.name, self.heads, plan, load, router.num_experts)
+        there, start, length = now.part
+        assert there == self.name, "a layer's router runs inside of the layer"
+        batch = len(now.real)
+        expert, weight = dense(plan, batch * length * self.heads, router.num_experts)
+        shape = (batch, length, self.heads, -1)
+        real, number = (table[:, start : start + length] for table in (now.real, now.number))
+        now.layers[self.name] = LayerRouting(
+            number[real].astype(np.int32),
+            _array(expert).reshape(shape)[real],
+            _array(weight).reshape(shape)[real],
+        )
+        own = {name: getattr(load.detach(), name).cpu() for name in Load._fields[:-1]}
+        now.loads[self.name] = Load(**own, names=load.names)
 
 
 def dense(plan: Plan, n: int, num_experts: int) -> tuple[Tensor, Tensor]:
@@ -280,7 +249,3 @@ def _named(net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dic
 
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy()
-
-
-def _cpu(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.detach().cpu()

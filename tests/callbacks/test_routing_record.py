@@ -7,7 +7,8 @@ import pytest
 import torch
 from einops import rearrange
 
-from mhmoe_mm.callbacks.routing_record import NOWHERE, RoutingRecorder, dense, described
+from mhmoe_mm.callbacks.routing_record import NOWHERE, RoutingRecorder, dense
+from mhmoe_mm.callbacks.sparse_layers import described
 from mhmoe_mm.models.attention import Past
 from mhmoe_mm.models.beit3 import KINDS, BEiT3
 from mhmoe_mm.models.ffn import GeluFFN

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from mhmoe_mm.callbacks.routing_record import Description, LayerRouting
+from mhmoe_mm.callbacks.routing_record import LayerRouting
 from mhmoe_mm.callbacks.routing_tokens import (
     EDGE_PATCH,
     FLAT_PATCH,
@@ -12,6 +12,7 @@ from mhmoe_mm.callbacks.routing_tokens import (
     Samples,
     Tokens,
 )
+from mhmoe_mm.callbacks.sparse_layers import Description
 from mhmoe_mm.inputs.spelling import PUNCTUATION, WHOLE_WORD, WORD_INSIDE, WORD_START
 from mhmoe_mm.moe.routing import Load
 

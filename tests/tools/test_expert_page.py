@@ -131,7 +131,11 @@ def test_choosing_a_kind_shows_other_counts(browser: Browser, one: Path):
     assert len(browser.all(LOADS)) == 1
     assert picture(browser, LOADS) != image
     pick(browser, "activity", "language")
-    assert [h.text.split("\n")[0][:2] for h in browser.all("#activity .title")] == ["en", "de", "fr"]
+    assert [h.text.split("\n")[0][:2] for h in browser.all("#activity .title")] == [
+        "en",
+        "de",
+        "fr",
+    ]
     browser.assert_quiet()
 
 

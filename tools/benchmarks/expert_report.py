@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from mhmoe_mm.callbacks.routing_file import RoutingMeta, RoutingWriter
-from mhmoe_mm.callbacks.routing_record import Description, LayerRouting
+from mhmoe_mm.callbacks.routing_record import LayerRouting
 from mhmoe_mm.callbacks.routing_tokens import (
     EDGE_PATCH,
     FLAT_PATCH,
@@ -28,6 +28,7 @@ from mhmoe_mm.callbacks.routing_tokens import (
     Samples,
     Tokens,
 )
+from mhmoe_mm.callbacks.sparse_layers import Description
 from mhmoe_mm.inputs.spelling import WHOLE_WORD
 from mhmoe_mm.moe.routing import Load
 
@@ -142,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         command = [sys.executable, "-m", "tools.expert_report", str(file)]
         begin = time.perf_counter()
-        status = subprocess.run([*command, "--json", f"{folder}/report.json"]).returncode
+        status = subprocess.run([*command, "--out", f"{folder}/report.html"]).returncode
         seconds = time.perf_counter() - begin
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         print(

@@ -13,8 +13,9 @@ from jsonargparse import ArgumentParser
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningDataModule
 
-from mhmoe_mm.callbacks.routing_record import RoutingRecorder, sparse_layers
+from mhmoe_mm.callbacks.routing_record import RoutingRecorder
 from mhmoe_mm.callbacks.routing_tokens import RoutingChunk, chunks
+from mhmoe_mm.callbacks.sparse_layers import sparse_layers
 from mhmoe_mm.inputs.spelling import Spelling
 from mhmoe_mm.loading import LoadedTask, building, load_task
 from mhmoe_mm.tasks.base import Task

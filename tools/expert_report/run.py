@@ -11,9 +11,10 @@ from mhmoe_mm.callbacks.routing_file import (
     RoutingWriter,
     pieces_of,
 )
-from mhmoe_mm.callbacks.routing_record import Forward, described
+from mhmoe_mm.callbacks.routing_record import Forward
 from mhmoe_mm.callbacks.routing_table import RoutingTable
 from mhmoe_mm.callbacks.routing_tokens import RoutingChunk
+from mhmoe_mm.callbacks.sparse_layers import described
 from mhmoe_mm.inputs.spelling import Spelling
 from mhmoe_mm.loading import LoadedTask
 from tools.expert_report.analysis import Analysis

@@ -4,8 +4,9 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
-from mhmoe_mm.callbacks.routing_record import Description, LayerRouting
+from mhmoe_mm.callbacks.routing_record import LayerRouting
 from mhmoe_mm.callbacks.routing_tokens import RoutingChunk
+from mhmoe_mm.callbacks.sparse_layers import Description
 from tools.expert_report.contents import Pair, Together
 from tools.expert_report.tally import information
 
