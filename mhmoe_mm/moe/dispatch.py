@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mhmoe_mm.moe.routing import Plan
 
-
 _CACHED, _HELD = 1 << 18, 1 << 24
 """Numbers that are read at a time: what stays in a CPU's cache, and what a GPU has room for."""
 
