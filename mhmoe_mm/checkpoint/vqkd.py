@@ -20,7 +20,6 @@ LEFT_OUT = (
     "loss",
     "teacher",
     "scaling",
-    "quantize.cluster_size",
     "quantize.embedding.cluster_size",
     "quantize.embedding.embed_avg",
 )
@@ -30,10 +29,13 @@ _RENAMED = {
     "decode_head.": "decode_task_layer.",
     "codebook.code": "quantize.embedding.weight",
     "codebook.started": "quantize.embedding.initted",
+    "codebook.recent": "quantize.cluster_size",
 }
 _CODES = "quantize.embedding.weight"
 _STARTED = "codebook.started"
 """Whether codes were found; no weight, and a file may lack it."""
+_RECENT = "codebook.recent"
+"""How many patches chose each code of late; likewise. Without it, one each: none is lost."""
 
 
 def is_vqkd(names: Mapping[str, Tensor]) -> bool:
@@ -62,6 +64,7 @@ def from_vqkd(given: Mapping[str, Tensor], source: str, num_heads: int | None = 
             f"{source} is a released image tokenizer but for names that none has: "
             f"{listed(unknown)}."
         )
+    kept.setdefault(_theirs(_RECENT), torch.ones(sizes["num_codes"]))
     if missing := [n for n, ours in names.items() if n not in kept and ours != _STARTED]:
         raise ValueError(f"{source} lacks {listed(sorted(missing))} of a released image tokenizer.")
     values = in_float32({n: w for n, w in kept.items() if names[n] != _STARTED}, source)
@@ -78,13 +81,13 @@ def from_vqkd(given: Mapping[str, Tensor], source: str, num_heads: int | None = 
                 f"should be {tuple(like.shape)}."
             )
         weights[f"net.{ours}"] = value
-    left_out = sorted(given.keys() - kept.keys())
+    left_out = sorted(name for name in given if name.startswith(LEFT_OUT))
     return Imported(
         title=f"an image tokenizer of BEiT v2, {sizes['num_codes']} codes",
         task="mhmoe_mm.tasks.image_tokenizer.ImageTokenizer",
         init_args={"net": {"class_path": class_path(VQKD), "init_args": sizes}},
         weights=weights,
-        names={theirs: f"net.{names[theirs]}" for theirs in kept},
+        names={theirs: f"net.{names[theirs]}" for theirs in kept if theirs in given},
         notes=[f"left out, as only training needs them: {listed(left_out)}"],
         methods=(),
         reads_texts=False,

@@ -43,12 +43,18 @@ def test_the_codes_of_an_imported_tokenizer_are_the_released_ones(released, tmp_
     assert main([write(tmp_path / "a.pth", released), "--num-heads", "2", "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert "an image tokenizer of BEiT v2, 11 codes" in said
-    assert "left out, as only training needs them: 5 (quantize.cluster_size" in said
+    assert "left out, as only training needs them: 4 (quantize.embedding.cluster_size" in said
     target = VQKDCodes(str(out))
     pixel = torch.rand(3, 3, 12, 12)
     wanted, _ = tokenized(pixel, released, 4, (3, 2), 2)
     assert torch.equal(target.target((pixel - 0.5) / 0.5), wanted)
     assert len(wanted.unique()) > 2
+
+
+def test_how_often_codes_were_chosen_comes_along_or_none_counts_as_lost(released):
+    recent = from_vqkd(released, "a.pth", 2).weights["net.codebook.recent"]
+    assert recent.equal(released.pop("quantize.cluster_size"))
+    assert from_vqkd(released, "a.pth", 2).weights["net.codebook.recent"].equal(torch.ones(11))
 
 
 def test_what_is_no_released_tokenizer_is_refused_by_name(released):
