@@ -44,17 +44,13 @@ class RoutingDump(Callback):
             )
         self.format, self.every, self.batches = format, every_n_validations, batches
         self._folder: Path | None = None
-        self._count = self._seen = self._trained = 0
+        self._count = self._seen = 0
         self._recorder: RoutingRecorder | None = None
         self._writer: RoutingWriter | RoutingTable | None = None
         self._spelling: Spelling | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._folder = run_folder(trainer)  # asks every rank
-        # An evaluation on its own does not count on: what was trained is in the checkpoint.
-        self._trained = 0
-        if stage != "fit" and trainer.ckpt_path:
-            self._trained = int(read_plain(Path(trainer.ckpt_path)).get("global_step", 0))
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
@@ -78,7 +74,7 @@ class RoutingDump(Callback):
         name = (
             self._folder.parent.name if self._folder.name[:8] == "version_" else self._folder.name
         )
-        step = self._trained or trainer.global_step
+        step = _step(trainer)
         place = self._folder / "routing" / f"{stage}-{step:08d}"
         meta = RoutingMeta(
             name,
@@ -136,3 +132,12 @@ class RoutingDump(Callback):
             self._recorder.stop()
             self._writer.close()
         self._recorder = self._writer = None
+
+
+def _step(trainer: Trainer) -> int:
+    """Steps that the network was trained. An evaluation on its own does not count on from its
+    checkpoint, so that is asked.
+    """
+    if trainer.state.fn == "fit" or not trainer.ckpt_path:
+        return trainer.global_step
+    return int(read_plain(Path(trainer.ckpt_path)).get("global_step", 0))

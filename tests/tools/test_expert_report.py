@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from mhmoe_mm.callbacks.expert_activation import ExpertActivation
+from mhmoe_mm.callbacks.routing_dump import RoutingDump
 from mhmoe_mm.command_line.program import build
 from mhmoe_mm.tasks.base import Task
 from tests.callbacks.recount import logged, recount
@@ -54,8 +55,11 @@ def test_the_report_the_dump_and_the_callback_count_the_same(made, reported, tmp
     argv += [str(made.checkpoint), "--trainer.default_root_dir", str(tmp_path)]
     argv += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
     command = build(argv, Task)
-    command.trainer.callbacks.append(ExpertActivation())
+    command.trainer.callbacks += [ExpertActivation(), RoutingDump()]
     command.execute()
+    # An evaluation on its own is named by the steps that its checkpoint was trained.
+    kept = Path(command.trainer.log_dir) / "routing/val-00000003"
+    assert recount(kept) == recount(folder)
     lines = Path(command.trainer.log_dir) / "experts.jsonl"
     assert recount(folder) == logged(lines)
     events = {line["layer"]: line for line in map(json.loads, lines.read_text().splitlines())}
