@@ -62,7 +62,7 @@ class View:
 
     def check_net(self, net: Any) -> None:
         """Raise ValueError where a net reads images of another size."""
-        size = getattr(getattr(net, "image_embedding", None), "image_size", self.size)
+        size = getattr(getattr(net, "image_embedding", net), "image_size", self.size)
         if size != self.size:
             raise ValueError(
                 f"view.size is {self.size}, but the net reads images of image_size={size}: give "

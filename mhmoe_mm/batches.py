@@ -137,6 +137,14 @@ class ClassBatch(NamedTuple):
     key: list[str]
 
 
+class PictureBatch(NamedTuple):
+    """Images of which nothing else is known; fields as in `VqaBatch`."""
+
+    pixel: Tensor
+    valid: Tensor
+    key: list[str]
+
+
 class LanguageBatch(NamedTuple):
     """Rows cut from a stream of documents, every token with the one that follows it."""
 

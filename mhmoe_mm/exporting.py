@@ -10,20 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.cli import instantiate_module
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import Tensor
 
+from mhmoe_mm.checkpoint.beit3 import to_beit3
+from mhmoe_mm.checkpoint.weights import read_weights
 from mhmoe_mm.inference import METHODS
 from mhmoe_mm.inputs.texts import Texts
 from mhmoe_mm.loading import (
     TASKS,
     TRAINING_ONLY,
-    building,
+    built_net,
     checkpoint_of,
     hyper_parameters,
     texts_of,
 )
 from mhmoe_mm.models.net_cost import net_cost
+from mhmoe_mm.run_record import sections
 from mhmoe_mm.storage.checkpoint_io import read_any
 from mhmoe_mm.storage.exported import (
     LISTS,
@@ -32,31 +35,12 @@ from mhmoe_mm.storage.exported import (
     is_exported,
     write_exported,
 )
+from mhmoe_mm.storage.model_card import model_card
+from mhmoe_mm.storage.whole import write_whole
 from mhmoe_mm.tasks.image_classification import ImageClassification
 
 NET = "net."
 """Begins the names of a network's weights in a task."""
-CARD = """# {name}
-
-A model of mhmoe-mm {mhmoe_mm}.
-
-| | |
-|---|---|
-{rows}
-
-{use}
-
-Or start a training of the same network from it: `--model.init_from {name}`. Nothing in this folder
-is run: weights are safetensors, everything else is text.
-"""
-USE = """```python
-import mhmoe_mm
-
-model = mhmoe_mm.load({arguments})
-print(model)
-```
-
-It can be asked: {methods}."""
 
 
 def export(
@@ -101,9 +85,43 @@ def export(
         "step": content.get("global_step"),
         **_counted(init_args, weights, tuple(plugins), file),
     }
-    card = _card(folder.name, config, texts, lists, plugins)
+    told = sections(file, content.get("global_step"))
+    card = _card(folder.name, config, texts, lists, plugins, told)
     write_exported(folder, config, weights, texts, lists, card)
     return config
+
+
+def export_beit3(path: str | Path, file: Path, overwrite: bool = False) -> tuple[str, int]:
+    """Write the weights of a dense model under the names of the released BEiT-3 models.
+
+    Args:
+        path: a checkpoint, the folder of a run for its last one, or an exported model.
+        file: to be; `.pth` is what the released code reads, tensors under `model`; `.safetensors`
+            has the same names.
+        overwrite: replace a file that is there.
+
+    Returns:
+        Which of the released models it is, and the number of tensors.
+
+    Raises:
+        ValueError: the place is taken or of another kind, or no released model has these weights.
+        OSError: the file cannot be written.
+    """
+    if file.suffix not in (".pth", ".safetensors"):
+        raise ValueError(f"{file} is to be a .pth or a .safetensors file: name it so.")
+    if file.is_dir() or (file.exists() and not overwrite):
+        raise ValueError(f"{file} exists already: name a new file, or replace it with --overwrite.")
+    source = checkpoint_of(path)
+    model, weights = to_beit3(read_weights(source), str(source))
+    own = {
+        name: weight.detach().clone(memory_format=torch.contiguous_format)
+        for name, weight in weights.items()
+    }
+    if file.suffix == ".safetensors":
+        write_whole(file, lambda part: save_file(own, part, {"format": "pt"}))
+    else:
+        write_whole(file, lambda part: torch.save({"model": own}, part))
+    return model, len(own)
 
 
 def _texts(
@@ -127,12 +145,8 @@ def _counted(
     Raises:
         ValueError: the network cannot be built, or the weights are others.
     """
-    net = init_args.get("net")
-    if not isinstance(net, dict) or "class_path" not in net:
-        raise ValueError(f"{file} does not say what its network was made from.")
-    with building(plugins, file), torch.device("meta"):
-        made = {"_class_path": net["class_path"], **net.get("init_args", {})}
-        built: nn.Module = instantiate_module(nn.Module, made)
+    with torch.device("meta"):
+        built = built_net(dict(init_args), plugins, file)
     wanted = {NET + name: weight.shape for name, weight in built.state_dict().items()}
     there = {name: weight.shape for name, weight in weights.items() if name.startswith(NET)}
     if differing := sorted({name for name, _ in wanted.items() ^ there.items()}):
@@ -159,6 +173,7 @@ def _card(
     texts: Texts | None,
     lists: Mapping[str, list[str]],
     plugins: Sequence[str],
+    told: Mapping[str, Mapping[str, str]],
 ) -> str:
     task = config["task"]
     net = task["init_args"]["net"]
@@ -180,10 +195,7 @@ def _card(
         )
     rows |= {about: f"{len(entries):,}" for about, entries in lists.items()}
     kind = TASKS.get(task["class_path"])
-    use = "It answers nothing yet: it is there to be fine-tuned."
-    if kind is not None:
-        arguments = f'"{name}"' + (f", plugins={list(plugins)}" if plugins else "")
-        methods = ", ".join(f"`{method}`" for method in METHODS[kind])
-        use = USE.format(arguments=arguments, methods=methods)
-    lines = "\n".join(f"| {about} | {what} |" for about, what in rows.items())
-    return CARD.format(name=name, mhmoe_mm=config["mhmoe_mm"], rows=lines, use=use)
+    about = f"A model of mhmoe-mm {config['mhmoe_mm']}."
+    methods = () if kind is None else METHODS[kind]
+    tag = str(task["class_path"]).rpartition(".")[2]
+    return model_card(name, about, rows, methods, [tag], told, plugins)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.cli import instantiate_module
+from torch import nn
 
 from mhmoe_mm.checkpoint import check_path
 from mhmoe_mm.command_line.options import restricted_imports
@@ -190,6 +191,19 @@ def _built(
         task.on_load_checkpoint(content)
         task.load_state_dict(content["state_dict"])
     return task
+
+
+def built_net(given: dict[str, Any], plugins: tuple[str, ...], file: Path) -> nn.Module:
+    """The network of these hyper-parameters, its weights fresh; ValueError says why it cannot be.
+
+    On the default device: on `meta` it takes no memory.
+    """
+    net = given.get("net")
+    if not isinstance(net, dict) or "class_path" not in net:
+        raise ValueError(f"{file} does not say what its network was made from.")
+    made = {"_class_path": net["class_path"], **net.get("init_args", {})}
+    with building(plugins, file), torch.random.fork_rng(devices=[]):
+        return instantiate_module(nn.Module, made)
 
 
 @contextmanager

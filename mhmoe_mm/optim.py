@@ -25,8 +25,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-NO_DECAY = ("*.cls", "*.mask", "*.position", "*logit_scale")
-"""What weight decay leaves alone by default, beside biases, norms and all of one dimension."""
+NO_DECAY = ("*.cls", "*.mask", "*.position", "*logit_scale", "*.cls_token", "*.pos_embed")
+"""What weight decay leaves alone by default, beside biases, norms and all of one dimension; the
+last two are timm's names."""
 
 _BLOCK = re.compile(r"(?:^|\.)(?:blocks|layers)\.(\d+)\.")
 # Stacked experts hold a vector each: two dimensions, and still biases and norms.

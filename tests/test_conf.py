@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from mhmoe_mm.command_line.command import Command
 from mhmoe_mm.command_line.program import build
 from mhmoe_mm.tasks.base import Task
+from tests.exported_tokenizer import export_tokenizer
 from tools.compare.comparison import read_comparison
 from tools.compare.nets import write_nets
 from tools.compare.report import verdict
@@ -37,12 +38,16 @@ def make_files(run: Path, tokenizer: str) -> None:
     model = content["model"]["init_args"]
     if model.get("tokenizer") == "${data.init_args.tokenizer}":
         model["tokenizer"] = content["data"]["init_args"]["tokenizer"]
-    codebook = model.get("image_target", {}).get("init_args", {}).get("path")
+    target = model.get("image_target", {})
+    codebook = target.get("init_args", {}).get("path")
     for path in filter(None, [codebook, model.get("answers"), model.get("tokenizer")]):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     if codebook is not None:
         net = yaml.safe_load((run.parent / model["net"]).read_text())
         size = net["init_args"].get("patch_size", 16)  # the default of BEiT3
+    if target.get("class_path", "").endswith("VQKDCodes"):
+        export_tokenizer(Path(codebook), net["init_args"].get("image_size", 224), size)
+    elif codebook is not None:
         codes = {"code": torch.zeros(5, 3 * size**2)}
         save_file(codes, codebook, metadata={"patch_size": str(size)})
     if "answers" in model:

@@ -1,4 +1,4 @@
-"""Text to token ids, by a `tokenizer.json` of the `tokenizers` library."""
+"""Text to token ids, by a `tokenizer.json` of the `tokenizers` library or a SentencePiece model."""
 
 import hashlib
 import json
@@ -9,6 +9,8 @@ from typing import Any
 
 from tokenizers import Tokenizer as FastTokenizer
 
+SENTENCEPIECE = (".spm", ".model")
+"""What names of SentencePiece models end in."""
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 BLANK = "\u2581"
 """A blank, as SentencePiece writes it in its tokens."""
@@ -31,7 +33,8 @@ class Tokenizer:
 
     Args:
         source: path of a `tokenizer.json`, as `python -m tools.train_tokenizer` writes it, or its
-            content, as checkpoints keep it.
+            content, as checkpoints keep it; or of a SentencePiece model (`.spm`, `.model`), which
+            is then converted, with the ids of XLM-R and BEiT-3.
     """
 
     def __init__(self, source: Path | str):
@@ -136,6 +139,10 @@ def _content(path: Path) -> bytes:
             f"The tokenizer {path} does not exist: train one with "
             "`python -m tools.train_tokenizer`."
         )
+    if path.suffix in SENTENCEPIECE:
+        from mhmoe_mm.inputs.sentencepiece_model import from_sentencepiece  # which needs this one
+
+        return from_sentencepiece(path).to_str(pretty=True).encode()
     return path.read_bytes()
 
 

@@ -115,7 +115,7 @@ class BEiT3(nn.Module):
 
         keep, mask = None, None
         if pad is not None:
-            keep = torch.cat([pad.new_ones(len(pad), split), ~pad], dim=1)
+            keep = torch.cat([pad.new_ones(pad.shape[0], split), ~pad], dim=1)
             mask = keep[:, None, None, :]
             x = torch.where(keep[..., None], x, 0)
         if visible is not None:
@@ -164,6 +164,7 @@ class BEiT3(nn.Module):
         return Encoded(x if self.norm is None else self.norm(x, split), split, loads)
 
 
+# Sizes are read from shapes here and not by len(), which would fix them where a graph is traced.
 def check_together(
     image: Tensor | None, text: Tensor | None, pad: Tensor | None, masked: Tensor | None
 ) -> None:
@@ -174,9 +175,10 @@ def check_together(
         raise ValueError("`masked` marks patches of an image, and no image was given.")
     if text is None and pad is not None:
         raise ValueError("`pad` marks padding of a text, and no text was given.")
-    if image is not None and text is not None and len(image) != len(text):
+    if image is not None and text is not None and image.shape[0] != text.shape[0]:
         raise ValueError(
-            f"A pair is one image and one text, got {len(image)} images and {len(text)} texts."
+            f"A pair is one image and one text, got {image.shape[0]} images and "
+            f"{text.shape[0]} texts."
         )
     if text is not None and pad is not None:
         if pad.shape != text.shape:

@@ -1,7 +1,7 @@
 """What a masked patch is predicted as: the interface of image tokenizers, and two simple ones.
 
 A target reads the unmasked image. `NormalizedPixels` needs nothing; `PatchCodebook` needs a small
-file built from the data; a learned tokenizer fits the same interface.
+file built from the data; `vqkd_codes.py` has the codes of a learned tokenizer.
 """
 
 from abc import ABC, abstractmethod

@@ -1,6 +1,6 @@
 """Mixture-of-experts layers: the heart of the project. Knows tensors only."""
 
-from mhmoe_mm.moe.backends import Backend, GroupedBackend, LoopBackend
+from mhmoe_mm.moe.backends import Backend, EveryBackend, GroupedBackend, LoopBackend
 from mhmoe_mm.moe.balanced_routers import BiasBalancedRouter, ExpertChoiceRouter
 from mhmoe_mm.moe.capacity import Capacity
 from mhmoe_mm.moe.experts import Experts, GeluExperts, SwiGLUExperts
@@ -16,6 +16,7 @@ __all__ = [
     "BitNet",
     "Capacity",
     "CosineScorer",
+    "EveryBackend",
     "ExpertChoiceRouter",
     "Experts",
     "GShardRouter",

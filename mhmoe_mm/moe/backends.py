@@ -5,6 +5,8 @@ A backend knows nothing of what an expert computes. It shows the expert's form a
 
     LoopBackend      one expert after the other; the oracle that the others are tested against
     GroupedBackend   rows sorted by expert, one grouped matrix product for all of them
+    EveryBackend     every row through every expert: many times the work, in plain operations whose
+                     sizes are known beforehand, so that a network can be exported with it
 """
 
 from abc import ABC, abstractmethod
@@ -75,6 +77,42 @@ class _OneExpert(Rows):
         return each[self.expert, None]
 
 
+class EveryBackend(Backend):
+    """Every expert reads every row, and the answers of those that were not chosen count nothing.
+
+    It takes experts / k times the multiply-adds of the others and all of their memory at once. What
+    it needs is batched matrix products alone: ONNX has them, and no size depends on the data.
+    """
+
+    def __call__(
+        self, token: Float[Tensor, "n width"], plan: Plan, num_experts: int, form: Form
+    ) -> Float[Tensor, "n width"]:
+        rows = token.shape[0]
+        row = token.expand(num_experts, *token.shape).flatten(0, 1)
+        answer = form(row, _EveryExpert(num_experts, rows)).unflatten(0, (num_experts, rows))
+        # An assignment to nowhere has a column of its own, which is left out.
+        cell = plan.token * (num_experts + 1) + plan.expert
+        weight = plan.weight.new_zeros(rows * (num_experts + 1)).scatter_add(0, cell, plan.weight)
+        weight = weight.view(rows, num_experts + 1)[:, :num_experts].to(answer.dtype)
+        return torch.einsum("enw,ne->nw", answer, weight)
+
+
+class _EveryExpert(Rows):
+    """Rows that stand once for every expert, (experts rows) flattened."""
+
+    def __init__(self, num_experts: int, rows: int):
+        self.num_experts, self.rows = num_experts, rows
+
+    def product(
+        self, row: Float[Tensor, "rows a"], weight: Float[Tensor, "experts a b"]
+    ) -> Float[Tensor, "rows b"]:
+        each = row.unflatten(0, (self.num_experts, self.rows))
+        return (each @ weight).flatten(0, 1)
+
+    def vector(self, each: Float[Tensor, "experts a"]) -> Float[Tensor, "#rows a"]:
+        return each[:, None].expand(-1, self.rows, -1).flatten(0, 1)
+
+
 class GroupedBackend(Backend):
     """Rows sorted by expert, every expert's block padded to a multiple of `block` rows, one grouped
     product.
@@ -92,7 +130,7 @@ class GroupedBackend(Backend):
     def __call__(
         self, token: Float[Tensor, "n width"], plan: Plan, num_experts: int, form: Form
     ) -> Float[Tensor, "n width"]:
-        layout = Layout.of(plan, len(token), num_experts, self.block)
+        layout = Layout.of(plan, token.shape[0], num_experts, self.block)
         row = dispatch(token, layout)
         answer = form(row, _Grouped(layout.end, layout.expert))
         return combine(answer, layout)
@@ -131,7 +169,7 @@ def _grouped_mm(a: Tensor, b: Tensor, end: Tensor) -> Tensor:
 def _(a: Tensor, b: Tensor, end: Tensor) -> Tensor:
     if b.ndim == 3:  # rows by expert (rows a) x (experts a b) -> (rows b)
         return a.new_empty(a.shape[0], b.shape[2])
-    return a.new_empty(len(end), a.shape[0], b.shape[1])  # (a rows) x (rows b) -> (experts a b)
+    return a.new_empty(end.shape[0], a.shape[0], b.shape[1])  # (a rows) x (rows b) -> (experts a b)
 
 
 class _GroupedProduct(torch.autograd.Function):

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from mhmoe_mm.moe.routing import Plan
 
+_CACHED, _HELD = 1 << 18, 1 << 24
+"""Numbers that are read at a time: what stays in a CPU's cache, and what a GPU has room for."""
+
 
 class Layout(NamedTuple):
     """Where every assignment of a plan lies among rows sorted by expert.
@@ -46,7 +49,7 @@ class Layout(NamedTuple):
             expert, weight = expert[order], weight[order]
             start = torch.searchsorted(token, torch.arange(num_tokens, device=device))
 
-        num_assign = len(token)
+        num_assign = token.shape[0]
         small = torch.int16 if num_experts < 2**15 else torch.int64  # int16 sorts fastest
         sorted_expert, order = torch.sort(expert.to(small), stable=True)
         sorted_expert = sorted_expert.long()
@@ -72,15 +75,13 @@ def dispatch(token: Float[Tensor, "n width"], layout: Layout) -> Float[Tensor, "
 
 def combine(row: Float[Tensor, "rows width"], layout: Layout) -> Float[Tensor, "n width"]:
     """For every token the weighted sum of its rows, in the rows' precision."""
-    return _Combine.apply(
-        row, layout.weight, layout.token, layout.slot, layout.start, layout.source
-    )
+    return _Combine.apply(row, layout.weight, layout.slot, layout.start, layout.source)
 
 
 def _bag(slot: Tensor, row: Tensor, start: Tensor, weight: Tensor | None) -> Tensor:
     """Sum rows by token, leaving out the last row: nobody's."""
     return F.embedding_bag(
-        slot, row, start, mode="sum", per_sample_weights=weight, padding_idx=len(row) - 1
+        slot, row, start, mode="sum", per_sample_weights=weight, padding_idx=row.shape[0] - 1
     )
 
 
@@ -102,20 +103,27 @@ class _Combine(torch.autograd.Function):
         ctx,
         row: Tensor,
         weight: Tensor,
-        token: Tensor,
         slot: Tensor,
         start: Tensor,
         source: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(row, weight, token, slot, source)
+        ctx.save_for_backward(row, weight, slot, source)
         return _bag(slot, row, start, weight.to(row.dtype))
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        row, weight, token, slot, source = ctx.saved_tensors
-        row_weight = weight.new_zeros(len(row)).scatter_(0, slot, weight).to(row.dtype)
-        grad_row = grad.index_select(0, source) * row_weight[:, None]
-        answer = row.index_select(0, slot).float()
-        dot = torch.linalg.vecdot(grad.index_select(0, token).float(), answer)
-        grad_weight = torch.where(slot == len(row) - 1, 0.0, dot).to(weight.dtype)
-        return grad_row, grad_weight, None, None, None, None
+        row, weight, slot, source = ctx.saved_tensors
+        row_weight = weight.new_zeros(row.shape[0]).scatter_(0, slot, weight).to(row.dtype)
+        grad_row = grad.index_select(0, source)
+        dot = _dots(grad_row, row).index_select(0, slot)
+        grad_weight = torch.where(slot == row.shape[0] - 1, 0.0, dot).to(weight.dtype)
+        return grad_row.mul_(row_weight[:, None]), grad_weight, None, None, None
+
+
+def _dots(one: Tensor, other: Tensor) -> Tensor:
+    """Dot products of rows, in float32."""
+    if torch.compiler.is_compiling():  # which makes one loop of it
+        return torch.linalg.vecdot(one.float(), other.float())
+    piece = max(1, (_CACHED if one.device.type == "cpu" else _HELD) // one.shape[1])
+    pairs = zip(one.split(piece), other.split(piece), strict=True)
+    return torch.cat([torch.linalg.vecdot(a.float(), b.float()) for a, b in pairs])

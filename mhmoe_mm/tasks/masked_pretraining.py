@@ -5,6 +5,7 @@ the weights of the parts: they are settings. Source: https://arxiv.org/abs/2208.
 """
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,6 +70,24 @@ class MaskedPretraining(Task):
         self.image_target = image_target
         self.text_head = MaskedLanguageHead(net.dim, net.vocab_size)
         self.image_head = MaskedImageHead(net.dim, image_target.size)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the same image target: with other codes the head would mean something else."""
+        super().on_load_checkpoint(checkpoint)
+        saved, name = checkpoint["state_dict"], "image_head.out.weight"
+        if name in saved and len(saved[name]) != self.image_target.size:
+            raise ValueError(
+                f"The checkpoint predicts {len(saved[name])} values or codes per patch, the image "
+                f"target has {self.image_target.size}: go on with the target that it was trained "
+                "with, or start a new training from it with `--model.init_from`."
+            )
+        for name, now in self.image_target.named_buffers(prefix="image_target"):
+            if name in saved and not torch.equal(saved[name].cpu(), now.cpu()):
+                raise ValueError(
+                    "The checkpoint was trained with other codes of image patches than those of "
+                    "the image target: go on with the same file, or start a new training from it "
+                    "with `--model.init_from`."
+                )
 
     def losses(self, batch: PretrainingBatch) -> Outcome:
         predictions, loads = {}, []

@@ -15,6 +15,7 @@ from datamodules.image_text import CaptioningSamples, RetrievalSamples
 from datamodules.index import ShardError
 from datamodules.loading import Loading
 from datamodules.nlvr2 import Nlvr2Samples
+from datamodules.pictures import PictureSamples
 from datamodules.sources import Source
 from datamodules.transforms import View
 from datamodules.vqa import VqaSamples
@@ -29,6 +30,7 @@ MEMBERS = {
     "retrieval": task_shards.caption_members,
     "captioning": task_shards.caption_members,
     "classification": task_shards.class_members,
+    "pictures": lambda number, content: {"png": content["png"]},
 }
 TASKS = sorted(MEMBERS)
 ROWS = {
@@ -38,6 +40,7 @@ ROWS = {
     "retrieval": (23, 66),
     "captioning": (23, 23),
     "classification": (23, 23),
+    "pictures": (23, 23),
 }
 
 
@@ -54,6 +57,7 @@ def make_task(tmp_path):
             "retrieval": RetrievalSamples,
             "captioning": CaptioningSamples,
             "classification": lambda: ClassificationSamples(str(tmp_path / "classes.json")),
+            "pictures": PictureSamples,
         }[name]()
 
     return make

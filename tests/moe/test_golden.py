@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from mhmoe_mm.moe.backends import GroupedBackend, LoopBackend
+from mhmoe_mm.moe.backends import EveryBackend, GroupedBackend, LoopBackend
 from mhmoe_mm.moe.released import ReleasedLayer, from_released, to_released
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mhmoe.safetensors"
@@ -62,7 +62,9 @@ def layer_of(case, backend):
     return layer.train(case["config"]["training"])
 
 
-@pytest.mark.parametrize("backend", [LoopBackend(), GroupedBackend(3), GroupedBackend(16)])
+@pytest.mark.parametrize(
+    "backend", [LoopBackend(), GroupedBackend(3), GroupedBackend(16), EveryBackend()]
+)
 @pytest.mark.parametrize("name", CASES)
 def test_output_and_every_gradient_equal_the_released_layer(name, backend):
     case = CASES[name]

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mhmoe_mm.moe import (
+    EveryBackend,
     GeluExperts,
     GroupedBackend,
     Kinds,
@@ -62,12 +63,12 @@ def run(layer, x, keep, kinds):
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("router", ROUTERS)
-def test_loop_and_grouped_backend_agree_in_output_load_and_gradients(router, form, padded):
+def test_backends_agree_in_output_load_and_gradients(router, form, padded):
     layer, (x, keep, kinds) = make(router, form), sample(padded=padded)
     layer.moe.experts.backend = LoopBackend()
     y, load, grad_x, grads = run(layer, x, keep, kinds)
-    for block in (1, 7, 16):
-        layer.moe.experts.backend = GroupedBackend(block)
+    for backend in (GroupedBackend(1), GroupedBackend(7), GroupedBackend(16), EveryBackend()):
+        layer.moe.experts.backend = backend
         y2, load2, grad_x2, grads2 = run(layer, x, keep, kinds)
         torch.testing.assert_close(y2, y)
         torch.testing.assert_close(grad_x2, grad_x, atol=1e-5, rtol=1e-4)
@@ -80,10 +81,11 @@ def test_backends_agree_when_one_expert_takes_all_and_when_nobody_is_real():
     with torch.no_grad():
         layer.router.scorer.weight.zero_()
     answers = []
-    for backend in (LoopBackend(), GroupedBackend(16)):
+    for backend in (LoopBackend(), GroupedBackend(16), EveryBackend()):
         layer.moe.experts.backend = backend
         answers.append((layer(x, keep, kinds)[0], layer(x, torch.zeros_like(keep), kinds)))
-    torch.testing.assert_close(answers[0][0], answers[1][0])
+    for answer, _ in answers[1:]:
+        torch.testing.assert_close(answers[0][0], answer)
     for _, (y, load) in answers:
         torch.testing.assert_close(y, layer.merge_proj[0].bias.expand_as(y))
         assert load.count.sum() == 0

@@ -11,6 +11,7 @@ from mhmoe_mm.batches import (
     ImageBatch,
     Nlvr2Batch,
     PairBatch,
+    PictureBatch,
     PretrainingBatch,
     RetrievalBatch,
     TextBatch,
@@ -104,3 +105,12 @@ def classes(n: int, num_classes: int = 5, seed: int = 0) -> ClassBatch:
     image = images(n, seed)
     valid = torch.ones(n, dtype=torch.bool)
     return ClassBatch(image.pixel, torch.arange(n) % num_classes, valid, image.key)
+
+
+def pictures(n: int, seed: int = 0) -> PictureBatch:
+    """Images whose patches differ in brightness, so that they can be told apart."""
+    draw = torch.Generator().manual_seed(seed)
+    bright = torch.rand(n, 3, SIZE // PATCH, SIZE // PATCH, generator=draw)
+    pixel = bright.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3) * 200
+    pixel = (pixel + 55 * torch.rand(n, 3, SIZE, SIZE, generator=draw)).to(torch.uint8)
+    return PictureBatch(pixel, torch.ones(n, dtype=torch.bool), [f"0/{i}" for i in range(n)])

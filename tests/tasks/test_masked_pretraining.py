@@ -12,10 +12,12 @@ from torch.utils.data import DataLoader
 from mhmoe_mm.batches import IGNORED, PretrainingBatch, normalized
 from mhmoe_mm.models.image_targets import NormalizedPixels
 from mhmoe_mm.models.multiway import ReleasedLayout, SharedLayout
+from mhmoe_mm.models.vqkd_codes import VQKDCodes
 from mhmoe_mm.moe import BiasBalancedRouter, MHMoE
 from mhmoe_mm.optim import AdamW, WarmupConstant
 from mhmoe_mm.tasks.masked_pretraining import MaskedPretraining, ObjectiveWeights
-from tests.tasks.batches import PATCH, batch, small_net
+from tests.exported_tokenizer import export_tokenizer
+from tests.tasks.batches import PATCH, SIZE, batch, small_net
 
 QUIET = {
     "accelerator": "cpu",
@@ -182,3 +184,37 @@ def test_the_default_optimizer_trains_in_mixed_precision_with_clipped_gradients(
 def test_a_task_without_anything_to_predict_says_so():
     with pytest.raises(ValueError, match="MaskedPretraining has nothing to predict"):
         task().predict_step(batch(), 0)
+
+
+def with_codes(folder, seed=0, net=None, change=1.0) -> MaskedPretraining:
+    """Predicts the codes of a tokenizer; `change` moves its codes."""
+    tokenizer = export_tokenizer(folder / f"tokenizer{seed}{change}", SIZE, PATCH)
+    target = VQKDCodes(str(folder / f"tokenizer{seed}{change}"))
+    target.tokenizer.codebook.code.mul_(change)
+    assert target.size == tokenizer.num_codes
+    torch.manual_seed(seed)
+    return MaskedPretraining(net or small_net(), target)
+
+
+def test_codes_of_a_tokenizer_are_predicted_and_it_stays_as_it_is(tmp_path):
+    model = with_codes(tmp_path)
+    before = {name: w.clone() for name, w in model.image_target.state_dict().items()}
+    optimized = {id(p) for g in model.make_optimizer(model.named_parameters()).param_groups
+                 for p in g["params"]}  # fmt: skip
+    train(model, [batch(), batch(seed=1)])
+    assert not optimized & {id(p) for p in model.image_target.parameters()}
+    for name, weight in model.image_target.state_dict().items():
+        assert torch.equal(weight, before[name]), name
+    part = batch().image
+    prediction = model.losses(PretrainingBatch(part, None, None)).predictions["image"]
+    assert prediction.correct is not None
+    assert int(prediction.predicted) == int(part.masked.sum())
+
+
+def test_a_training_does_not_go_on_with_codes_that_mean_something_else(tmp_path):
+    checkpoint = {"state_dict": with_codes(tmp_path).state_dict()}
+    with_codes(tmp_path, seed=1).on_load_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match="trained with other codes of image patches"):
+        with_codes(tmp_path, seed=2, change=-1.0).on_load_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match=r"predicts 23 values or codes per patch, the .* has 75"):
+        task().on_load_checkpoint(checkpoint)

@@ -143,6 +143,9 @@ def test_the_sweep_shows_ours_beside_chance_and_the_paper(
     browser: Browser, two: Path, mh_moe: RunContents
 ):
     browser.open(two)
+    summary = browser.text("#summary")
+    assert "at tau 0.1429the paper has 90.71 %" in summary
+    assert "the paper has 8.33 %" in summary
     shown = browser.text("#sweep")
     for words in ("90.71 %", "8.33 %", "half of an even share", "tau of mh_moe = 0.1429"):
         assert words in shown

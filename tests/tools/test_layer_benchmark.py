@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mhmoe_mm.moe import LoopBackend, MHMoE, SparseMoE
-from tools.benchmarks import layer, peers
+from tools.benchmarks import engines, layer, peers
 from tools.benchmarks.cases import Case, case
 
 CASES = [case(23, 20, 1, 5, 2, 12), case(23, 24, 2, 3, 2, 12), case(23, 24, 2, 5, 1, 20)]
@@ -17,7 +17,7 @@ CASES = [case(23, 20, 1, 5, 2, 12), case(23, 24, 2, 3, 2, 12), case(23, 24, 2, 5
 def ours(request):
     """Our layer of the case, one expert after the other: the oracle."""
     torch.manual_seed(0)
-    return layer.sparse(request.getfixturevalue("shape"), LoopBackend())
+    return engines.sparse(request.getfixturevalue("shape"), LoopBackend())
 
 
 def given(found: peers.Heads, ours: nn.Module) -> peers.Heads:

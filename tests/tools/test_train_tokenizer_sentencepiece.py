@@ -75,6 +75,38 @@ def test_a_converted_model_cuts_as_the_model_does_with_the_ids_of_xlm_r(
             assert tokenizer.decode(expected) == model.decode([i - 1 for i in expected])
 
 
+def test_a_model_is_a_tokenizer_wherever_one_is_named(tmp_path):
+    trained(tmp_path / "own.spm")
+    direct, file = Tokenizer(tmp_path / "own.spm"), converted(tmp_path / "own.spm", tmp_path)
+    assert (direct.sha256, direct.content) == (file.sha256, file.content)
+    assert direct.encode("the red star", 11) == file.encode("the red star", 11)
+    assert Tokenizer(direct.content).sha256 == direct.sha256  # as a checkpoint keeps it
+    with pytest.raises(ValueError, match="is not a SentencePiece model"):
+        Tokenizer(write(tmp_path / "bad.spm", b"no model"))
+
+
+def write(path, content: bytes):
+    path.write_bytes(content)
+    return path
+
+
+def test_a_model_of_64000_pieces_has_the_ids_of_beit3(tmp_path):
+    from sentencepiece import sentencepiece_model_pb2
+
+    trained(tmp_path / "own.spm")
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString((tmp_path / "own.spm").read_bytes())
+    while len(model.pieces) < 64000:
+        model.pieces.add(piece=f"\u2581never{len(model.pieces)}", score=-99.0)
+    tokenizer = Tokenizer(write(tmp_path / "beit3.spm", model.SerializeToString()))
+    assert (tokenizer.bos, tokenizer.pad, tokenizer.eos, tokenizer.unk) == (0, 1, 2, 3)
+    assert (tokenizer.mask, tokenizer.vocab_size) == (64001, 64002)
+    whole = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+    assert tokenizer.encode_documents(["the red star"]) == [
+        [i + 1 for i in whole.encode("the red star")]
+    ]
+
+
 def test_the_bytes_of_its_tokens_are_those_of_the_text_and_the_blank_in_front(tmp_path):
     trained(tmp_path / "own.model", byte_fallback=True, vocab_size=400)
     tokenizer = converted(tmp_path / "own.model", tmp_path)

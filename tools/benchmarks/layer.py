@@ -25,13 +25,11 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from mhmoe_mm.callbacks.freed_memory import KeepFreedMemory
-from mhmoe_mm.moe import GroupedBackend, LoopBackend, MHMoE, SparseMoE
 from tools.benchmarks.cases import CASES, Case
-from tools.benchmarks.peers import PEERS, Unfit, installed, peer
+from tools.benchmarks.engines import DENSE, DTYPES, LOOP, OURS, made
+from tools.benchmarks.peers import PEERS, Unfit, installed
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-DENSE, OURS, LOOP = "dense", "ours", "loop"
 SLOW = 4.0
 """An engine that takes so many times as long as the dense net is given few turns."""
 
@@ -43,22 +41,6 @@ class Figure(NamedTuple):
     spread: float = float("nan")
     """Between the first and the third quartile, as a share of the median."""
     reason: str = ""
-
-
-def sparse(case: Case, backend: GroupedBackend | LoopBackend) -> nn.Module:
-    layer = case.shape.build()
-    assert isinstance(layer, SparseMoE | MHMoE)
-    (layer.moe if isinstance(layer, MHMoE) else layer).experts.backend = backend
-    return layer
-
-
-def made(name: str, case: Case, block: int) -> nn.Module:
-    """The layer of an engine."""
-    if name == DENSE:
-        return case.dense()
-    if name == OURS:
-        return sparse(case, GroupedBackend(block))
-    return sparse(case, LoopBackend()) if name == LOOP else peer(name, case)
 
 
 def timed(layer: nn.Module, x: Tensor, grad: Tensor, clock: Callable[[], float]) -> float:
@@ -120,7 +102,7 @@ def _figure(seconds: list[float]) -> Figure:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m tools.benchmarks.layer", description=__doc__.split("\n")[0]
+        prog="python -m tools.benchmarks.layer", description="How long a sparse layer takes."
     )
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from mhmoe_mm.inputs.sentencepiece_model import from_sentencepiece
 from mhmoe_mm.storage.whole import write_bytes
 from tools.build_corpus.options import add_reading_options, reading_of
 from tools.build_shards.errors import InputError, run_reporting
 from tools.train_tokenizer.kinds import DEFAULT_SIZE, KINDS, Kind, train
-from tools.train_tokenizer.sentencepiece_model import from_sentencepiece
 from tools.train_tokenizer.texts import Documents, read_captions
 
 DESCRIPTION = """\
@@ -44,7 +44,11 @@ def _run(arguments: argparse.Namespace) -> int:
     if not arguments.out.parent.is_dir():
         raise InputError(f"{arguments.out.parent}, the folder of --out, does not exist.")
     if model:
-        _write(from_sentencepiece(model), arguments.out)
+        try:
+            tokenizer = from_sentencepiece(model)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        _write(tokenizer, arguments.out)
         return 0
     kind = Kind(arguments.kind, arguments.vocab_size, arguments.lowercase, arguments.lossless)
     if len(sources) == 1 and "=" not in sources[0] and not Path(sources[0]).is_file():

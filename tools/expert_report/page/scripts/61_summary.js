@@ -7,7 +7,7 @@ function headFigures(run) {
   const dead = sum(all.map((c) => c.use.dead ?? 0));
   const experts = sum(run.layers.map((layer) => layer.num_experts));
   return [
-    ["Active experts", percent(per?.value), per ? `random routing ${percent(per.random)}` : "", "Share of the experts that read more than half of an even share, over all sparse layers."],
+    ["Active experts", percent(per?.value), per ? [`random routing ${percent(per.random)}`, known(per.tau) ? `at tau ${short(per.tau)}` : per.rule, known(per.paper) ? `the paper has ${percent(per.paper, 2)}` : null] : [], per ? `Share of the experts whose frequency exceeds tau: ${per.rule}. The paper does not give its tau.` : ""],
     ["Evenness", percent(over((c) => c.use.entropy_share)), `random routing ${percent(over((c) => c.random.entropy_share))}`, "Entropy of the load as a share of the largest possible: 100 % when all experts read equally much."],
     ["Dead experts", `${whole(dead)} of ${whole(experts)}`, `random routing ${fixed(sum(all.map((c) => c.random.dead ?? 0)), 1)}`, "Experts that read nothing at all."],
     ["Fullest expert", times(over((c) => c.use.max_over_mean)), `random routing ${times(over((c) => c.random.max_over_mean))}`, "Load of each layer's fullest expert, in even shares; the mean over layers."],
@@ -29,7 +29,7 @@ function card(run, index) {
   return el("article", { class: "card" },
     two ? el("h2", { class: "whose" }, tag(index)) : null,
     el("div", { class: "figures" }, headFigures(run).map(([name, value, beside, told]) =>
-      el("div", { class: "figure", title: told }, el("span", { class: "name" }, name), el("b", {}, value), el("span", { class: "beside" }, beside)))),
+      el("div", { class: "figure", title: told }, el("span", { class: "name" }, name), el("b", {}, value), [beside].flat().filter(Boolean).map((line) => el("span", { class: "beside" }, line))))),
     complaints(run),
     list(facts.slice(0, shown)),
     facts.length > shown ? el("details", { class: "numbers" }, el("summary", {}, "Everything about this run"), list(facts.slice(shown))) : null);

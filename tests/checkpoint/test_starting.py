@@ -20,7 +20,7 @@ from mhmoe_mm.tasks.vqa import VQA
 from tests.tasks.batches import PATCH, SEQ, VOCAB, batch, classes, questions, small_net
 from tests.tasks.training import FAST, QUIET, loader, train
 
-GOLDEN = Path(__file__).parent / "models/golden/beit3_tiny_heads.safetensors"
+GOLDEN = Path(__file__).parents[1] / "models/golden/beit3_tiny_heads.safetensors"
 ANSWERS = ["red", "blue", "2", "yes", "no", "left", "a dog"]
 
 

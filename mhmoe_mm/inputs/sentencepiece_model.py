@@ -15,7 +15,6 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE, Unigram
 
 from mhmoe_mm.inputs.tokenization import BLANK, SPECIALS
-from tools.build_shards.errors import InputError, some
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 UNIGRAM, PAIRS = 1, 2
@@ -26,14 +25,14 @@ def from_sentencepiece(path: Path) -> Tokenizer:
     """The tokenizer of a model file.
 
     Raises:
-        InputError: where the file is no model, or one that cannot be converted faithfully.
+        ValueError: where the file is no model, or one that cannot be converted faithfully.
     """
     model = _read(path)
     pieces = [piece for piece in model.pieces if piece.type not in (UNKNOWN, CONTROL)]
     _check(path, model, pieces)
     names = [*FIRST, *(piece.piece for piece in pieces), "<mask>"]
     if twice := [name for name, times in Counter(names).items() if times > 1]:
-        raise InputError(f"{path} has the pieces {some(twice)} twice, or as special ones.")
+        raise ValueError(f"{path} has the pieces {', '.join(twice[:5])} twice, or as special ones.")
     bytes_too = any(piece.type == BYTE for piece in pieces)
     if model.trainer_spec.model_type == UNIGRAM:
         scores = [0.0] * len(FIRST) + [piece.score for piece in pieces] + [0.0]
@@ -61,17 +60,17 @@ def _read(path: Path) -> Any:
         from google.protobuf.message import DecodeError
         from sentencepiece import sentencepiece_model_pb2
     except ImportError as error:
-        raise InputError(
+        raise ValueError(
             f"{path} needs the packages sentencepiece and protobuf:"
             " pip install 'mhmoe-mm[sentencepiece]'."
         ) from error
     if not path.is_file():
-        raise InputError(f"{path} does not exist or is not a file.")
-    model = sentencepiece_model_pb2.ModelProto()
+        raise ValueError(f"{path} does not exist or is not a file.")
+    model = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
     try:
         model.ParseFromString(path.read_bytes())
     except DecodeError as error:
-        raise InputError(f"{path} is not a SentencePiece model ({error}).") from error
+        raise ValueError(f"{path} is not a SentencePiece model ({error}).") from error
     return model
 
 
@@ -86,7 +85,7 @@ def _check(path: Path, model: Any, pieces: list[Any]) -> None:
     }
     for reason, holds in reasons.items():
         if holds:
-            raise InputError(f"{path} cannot be converted: {reason}.")
+            raise ValueError(f"{path} cannot be converted: {reason}.")
 
 
 def _merges(pieces: list[Any], names: list[str]) -> list[tuple[str, str]]:

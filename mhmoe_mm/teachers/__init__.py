@@ -1,0 +1,1 @@
+"""Frozen networks whose features of patches a tokenizer is to keep; named by class_path."""

@@ -1,0 +1,84 @@
+"""A dense checkpoint as a folder with a sparse model, which loads as every export does."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import instantiate_module
+from torch import Tensor, nn
+
+from mhmoe_mm.exporting import export
+from mhmoe_mm.loading import building, checkpoint_of, hyper_parameters
+from mhmoe_mm.storage.checkpoint_io import read_any
+from mhmoe_mm.storage.exported import check_place, is_exported, read_exported
+from mhmoe_mm.storage.sealed import save_sealed
+from mhmoe_mm.upcycling.filling import Start
+from mhmoe_mm.upcycling.net import Upcycled, upcycle_net
+
+NET = "net."
+"""Begins the names of a network's weights in a task."""
+
+
+def upcycle(
+    path: str | Path,
+    net: Mapping[str, Any],
+    folder: Path,
+    start: Start,
+    tokenizer: str | None = None,
+    plugins: Sequence[str] = (),
+    overwrite: bool = False,
+) -> list[Upcycled]:
+    """Write a sparse model that starts from a dense one; what became of its layers.
+
+    Heads, tokenizer and lists of names are the dense model's. The state of the optimizer is not
+    taken over: experts have other moments than the net that they come from, and a schedule that is
+    to start anew.
+
+    Args:
+        path: a checkpoint of `mhmoe-mm fit`, the folder of a run for its last one, or an export.
+        net: the sparse network, as a configuration has it: `class_path` and `init_args`.
+        folder: to be; whole, or not there.
+        start: how experts and routers start.
+        tokenizer, plugins, overwrite: as for `mhmoe_mm.exporting.export`.
+
+    Raises:
+        ValueError: there is no such checkpoint, or the networks do not go together.
+    """
+    check_place(folder, overwrite)
+    file = checkpoint_of(path)
+    content = read_exported(file) if is_exported(file) else read_any(file, weights_alone=True)
+    given = hyper_parameters(content, file)
+    weights: dict[str, Tensor] = content["state_dict"]
+    dense = _built(given.get("net"), plugins, file)
+    try:
+        dense.load_state_dict(
+            {name.removeprefix(NET): w for name, w in weights.items() if name.startswith(NET)}
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            f"The weights in {file} are not those of the network that it describes."
+        ) from error
+    sparse = _built(dict(net), plugins, file)
+    done = upcycle_net(dense, sparse, start)
+    heads = {name: w for name, w in weights.items() if not name.startswith(NET)}
+    turned = {NET + name: weight for name, weight in sparse.state_dict().items()}
+    new = {
+        name: value
+        for name, value in content.items()
+        if name not in ("state_dict", "optimizer_states", "current_model_state", "callbacks")
+    }
+    new |= {"state_dict": heads | turned, "hyper_parameters": given | {"net": dict(net)}}
+    with tempfile.TemporaryDirectory() as place:
+        save_sealed(new, Path(place) / "upcycled.ckpt")
+        export(Path(place) / "upcycled.ckpt", folder, tokenizer, plugins, overwrite)
+    return done
+
+
+def _built(net: Any, plugins: Sequence[str], file: Path) -> nn.Module:
+    if not isinstance(net, dict) or "class_path" not in net:
+        raise ValueError(f"{file} does not say what its network was made from.")
+    made = {"_class_path": net["class_path"], **net.get("init_args", {})}
+    with building(tuple(plugins), file), torch.random.fork_rng(devices=[]):
+        return instantiate_module(nn.Module, made)

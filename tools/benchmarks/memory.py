@@ -1,0 +1,154 @@
+"""How much memory a sparse layer takes at most in a step, beside a formula and peers.
+
+    python -m tools.benchmarks.memory --dtype bf16 --case d512-h2 --experts 8 32 128
+
+Bytes of tensors are counted as they come and go, whoever holds them; what there was before (weights
+and what the layer reads) is left out. `--resident` runs the layer alone in a process of its own
+and says how much memory that process took, the program and the weights included.
+"""
+
+import argparse
+import json
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from tools.benchmarks.cases import CASES, Case
+from tools.benchmarks.engines import DTYPES, OURS, made
+from tools.benchmarks.peers import PEERS, Unfit, installed
+from tools.plan.ledger import Ledger
+
+
+def expected(case: Case, bytes_each: int, block: int) -> int:
+    """What our layer takes at most, in bytes: the formula of `docs/performance.md`.
+
+    The largest moment is the backward of one of the experts' two products. In that of the second
+    there are the rows that it read and answered, what is before and after the activation, and the
+    gradient of that; in that of the first the gradients of both matrices.
+    """
+    shape = case.shape
+    rows = (-(-(case.rows + shape.num_experts * (block - 1)) // block) + 1) * block
+    matrix = shape.num_experts * shape.width * shape.hidden
+    second = rows * (2 * shape.width + 3 * shape.hidden) + matrix
+    first = rows * (2 * shape.width + shape.hidden) + 2 * matrix
+    tokens = case.tokens * shape.dim * (4 if shape.num_heads > 1 else 2)
+    scores = 3 * case.tokens * shape.num_heads * shape.num_experts  # in float32
+    indices = 4 * case.rows + 3 * rows  # of 8 bytes
+    return (max(first, second) + tokens) * bytes_each + 4 * scores + 8 * indices
+
+
+def peak(layer: nn.Module, case: Case, dtype: torch.dtype, device: str) -> int:
+    """Bytes at most, beyond weights and input."""
+    x = torch.randn(1, case.tokens, case.shape.dim, device=device, dtype=dtype).requires_grad_()
+    grad = torch.randn_like(x)
+    ledger = Ledger([*layer.parameters(), x, grad])
+    before = ledger.alive
+    with ledger:
+        y = layer(x)
+        (y[0] if isinstance(y, tuple) else y).backward(grad)
+    return ledger.peak - before
+
+
+def told(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"
+
+
+def row(case: Case, peers: Sequence[str], dtype: torch.dtype, device: str, block: int) -> dict:
+    """Bytes by engine, and a reason where there are none."""
+    formula = expected(case, dtype.itemsize, block)
+    found: dict[str, int | str] = {"formula": formula}
+    for name in (OURS, *peers):
+        try:
+            layer = made(name, case, block).to(device, dtype)
+            found[name] = peak(layer, case, dtype, device)
+        except Unfit as reason:
+            found[name] = str(reason)
+        except RuntimeError as error:
+            found[name] = f"fails: {str(error).splitlines()[0]}"
+    return {"case": case.name, "experts": case.shape.num_experts} | found
+
+
+def resident(case: Case, dtype: torch.dtype, block: int) -> int:
+    """Largest resident size of this process after a step of our layer, in bytes."""
+    layer = made(OURS, case, block).to(dtype)
+    x = torch.randn(1, case.tokens, case.shape.dim, dtype=dtype).requires_grad_()
+    layer(x)[0].sum().backward()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.benchmarks.memory",
+        description="How much memory a sparse layer takes.",
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--case", default="", help="only cases whose name contains this")
+    parser.add_argument("--experts", type=int, nargs="*", help="each case with so many experts")
+    parser.add_argument("--tokens", type=int, help="this many tokens instead of each case's own")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, help="which; default: those installed")
+    parser.add_argument("--block", type=int, default=32, help="rows an expert's block is padded to")
+    parser.add_argument("--resident", action="store_true", help="of a whole process, ours alone")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    args = parser.parse_args(argv)
+    cases = [c for c in CASES if args.case in c.name]
+    if not cases:
+        parser.error(
+            f"no case is called '{args.case}'; there are {', '.join(c.name for c in CASES)}"
+        )
+    if args.tokens:
+        cases = [replace(c, tokens=args.tokens) for c in cases]
+    if args.experts:
+        cases = [
+            replace(c, shape=replace(c.shape, num_experts=experts))
+            for c in cases
+            for experts in args.experts
+        ]
+    args.cases = list(dict.fromkeys(cases))
+    if args.resident and len(args.cases) != 1:
+        parser.error("--resident is of one case: name it with --case and --experts")
+    known = installed()
+    args.peers = known if args.peers is None else args.peers
+    if missing := [name for name in args.peers if name not in known]:
+        parser.error(f"{missing[0]} is not installed: pip install 'mhmoe-mm[peers]'")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the table; write the figures where asked."""
+    args = parse(argv)
+    dtype, tell = DTYPES[args.dtype], Console(width=None if sys.stdout.isatty() else 140)
+    if args.resident:
+        case = args.cases[0]
+        size = resident(case, dtype, args.block)
+        tell.print(f"{case.name}, {case.rows:,} rows, {args.dtype}: {size / 1e9:.2f} GB resident")
+        return 0
+    rows = [row(case, args.peers, dtype, args.device, args.block) for case in args.cases]
+    table = Table("case", "formula", "ours", "ours / formula", *args.peers)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for each in rows:
+        cells = [each[name] for name in args.peers]
+        table.add_row(
+            each["case"], told(each["formula"]), told(each[OURS]),
+            f"{each[OURS] / each['formula']:.2f}",
+            *(cell.split(":")[0] if isinstance(cell, str) else told(cell) for cell in cells),
+        )  # fmt: skip
+    tell.print(
+        f"{args.dtype} on {args.device}, torch {torch.__version__}; beyond weights and input"
+    )
+    tell.print(table)
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
