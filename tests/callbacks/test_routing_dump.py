@@ -72,15 +72,18 @@ def test_languages_are_told_apart_as_in_the_loads(tmp_path):
     assert by_language(folder / "routing/val-00000000") == logged(folder / "experts.jsonl")
 
 
+@pytest.mark.slow
 @pytest.mark.dist
-def test_two_ranks_keep_together_what_one_keeps(tmp_path):
+def test_two_ranks_keep_together_what_one_keeps_sharded_too(tmp_path):
     run_on_two_ranks("tests.callbacks.dump_ranks", tmp_path)
-    one, two = (tmp_path / name / "lightning_logs/version_0" for name in ("one", "two"))
-    files = sorted(path.name for path in (two / "routing/val-00000000").iterdir())
-    assert files == ["rank-0.npz", "rank-1.npz"]
-    found = recount(two / "routing/val-00000000")
-    assert found == recount(one / "routing/val-00000000")
-    assert found == logged(two / "experts.jsonl") == logged(one / "experts.jsonl")
+    names = ("one", "two", "sharded")
+    one, *others = (tmp_path / name / "lightning_logs/version_0" for name in names)
+    expected = recount(one / "routing/val-00000000")
+    assert expected == logged(one / "experts.jsonl")
+    for folder in others:
+        kept = folder / "routing/val-00000000"
+        assert sorted(path.name for path in kept.iterdir()) == ["rank-0.npz", "rank-1.npz"]
+        assert recount(kept) == logged(folder / "experts.jsonl") == expected
 
 
 def test_what_is_read_back_is_what_was_written(tmp_path):
