@@ -18,6 +18,7 @@ from mhmoe_mm.callbacks.routing_tokens import RoutingChunk, chunks
 from mhmoe_mm.callbacks.sparse_layers import sparse_layers
 from mhmoe_mm.inputs.spelling import Spelling
 from mhmoe_mm.loading import LoadedTask, building, load_task
+from mhmoe_mm.storage.checkpoint_io import read_any
 from mhmoe_mm.tasks.base import Task
 from tools.build_shards.errors import InputError
 
@@ -67,6 +68,22 @@ def loaded(source: Path, device: str, plugins: Sequence[str]) -> LoadedTask:
             f"The network in {found.file} has no sparse layer, so no experts to report on."
         )
     return found
+
+
+def fill(task: Task, file: Path) -> int:
+    """Give a task the weights of another checkpoint of its run; the steps that it had trained.
+
+    Raises:
+        InputError: the file cannot be read, or has other weights.
+    """
+    with refused():
+        content = read_any(file, weights_alone=True)
+        try:
+            task.load_state_dict(content["state_dict"])
+        except (KeyError, RuntimeError) as error:
+            reason = (str(error).splitlines() or ["?"])[-1].strip()
+            raise ValueError(f"{file} is no checkpoint of the same network: {reason}") from error
+    return content.get("global_step") or 0
 
 
 def run_folder_of(checkpoint: Path) -> Path | None:

@@ -26,6 +26,7 @@ from tools.expert_report.recording import (
     Data,
     data_of,
     earlier,
+    fill,
     loaded,
     recorded,
     refused,
@@ -203,16 +204,20 @@ def _over_checkpoints(
         return [], []
     shown: list[list[ImageStep]] = [[] for _ in chosen]
     steps: list[PatchStep] = []
+    # Into the task that is there: to build it anew for every file takes longer than all the rest.
+    own = {name: value.clone() for name, value in found.task.state_dict().items()}
     for file in [*earlier(found.file, wanted.checkpoints), None]:
-        if file is not None:
+        number = found.step or 0
+        if file is None:
+            found.task.load_state_dict(own)
+        else:
             say(f"patches at {file.name}")
-        there = found if file is None else loaded(file, wanted.device, wanted.plugins)
-        number = there.step or 0
-        for images, forward in zip(shown, _of_images(there, chosen), strict=True):
+            number = fill(found.task, file)
+        for images, forward in zip(shown, _of_images(found, chosen), strict=True):
             images.append(image_step(forward, num_experts, number))
-        spread = PatchSpread(described(there.task.net))
+        spread = PatchSpread(described(found.task.net))
         some = islice(data.batches(), wanted.history_batches)
-        for chunk in recorded(there.task, some, None):
+        for chunk in recorded(found.task, some, None):
             spread.add(chunk, mean_diversity(chunk, spread.layers))
         if step := spread.result(number):
             steps.append(step)
