@@ -20,7 +20,6 @@ LEFT_OUT = (
     "loss",
     "teacher",
     "scaling",
-    "quantize.cluster_size",
     "quantize.embedding.cluster_size",
     "quantize.embedding.embed_avg",
 )
@@ -30,10 +29,13 @@ _RENAMED = {
     "decode_head.": "decode_task_layer.",
     "codebook.code": "quantize.embedding.weight",
     "codebook.started": "quantize.embedding.initted",
+    "codebook.recent": "quantize.cluster_size",
 }
 _CODES = "quantize.embedding.weight"
 _STARTED = "codebook.started"
-"""Whether codes were found; no weight, and a file may lack it."""
+"""Whether codes were found; no weight."""
+_OPTIONAL = (_STARTED, "codebook.recent")
+"""What the file of a tokenizer may lack."""
 
 
 def is_vqkd(names: Mapping[str, Tensor]) -> bool:
@@ -62,7 +64,7 @@ def from_vqkd(given: Mapping[str, Tensor], source: str, num_heads: int | None = 
             f"{source} is a released image tokenizer but for names that none has: "
             f"{listed(unknown)}."
         )
-    if missing := [n for n, ours in names.items() if n not in kept and ours != _STARTED]:
+    if missing := [n for n, ours in names.items() if n not in kept and ours not in _OPTIONAL]:
         raise ValueError(f"{source} lacks {listed(sorted(missing))} of a released image tokenizer.")
     values = in_float32({n: w for n, w in kept.items() if names[n] != _STARTED}, source)
     weights = {}
@@ -71,7 +73,7 @@ def from_vqkd(given: Mapping[str, Tensor], source: str, num_heads: int | None = 
         if ours == _STARTED:  # the codes of a file that is to be used were found
             weights[f"net.{ours}"] = torch.ones(like.shape, dtype=like.dtype)
             continue
-        value = values[theirs]
+        value = values.get(theirs, torch.zeros(like.shape))
         if value.shape != like.shape:
             raise ValueError(
                 f"{theirs} in {source} has the shape {tuple(value.shape)}; beside the others it "

@@ -43,7 +43,7 @@ def test_the_codes_of_an_imported_tokenizer_are_the_released_ones(released, tmp_
     assert main([write(tmp_path / "a.pth", released), "--num-heads", "2", "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert "an image tokenizer of BEiT v2, 11 codes" in said
-    assert "left out, as only training needs them: 5 (quantize.cluster_size" in said
+    assert "left out, as only training needs them: 4 (quantize.embedding.cluster_size" in said
     target = VQKDCodes(str(out))
     pixel = torch.rand(3, 3, 12, 12)
     wanted, _ = tokenized(pixel, released, 4, (3, 2), 2)
@@ -65,5 +65,7 @@ def test_what_is_no_released_tokenizer_is_refused_by_name(released):
     for why, given in refused.items():
         with pytest.raises(ValueError, match=re.escape(why)):
             from_vqkd(given, "a.pth", 2)
+    without = {n: w for n, w in released.items() if "cluster_size" not in n}
+    assert not from_vqkd(without, "a.pth", 2).weights["net.codebook.recent"].any()
     with pytest.raises(ValueError, match="width of 12: the number of heads leaves no trace"):
         from_vqkd(released, "a.pth")
