@@ -85,7 +85,7 @@ def test_a_program_sees_nothing_of_it_but_the_model(trained):
 def test_importing_the_package_imports_nothing_else():
     program = "import sys, mhmoe_mm; assert 'torch' not in sys.modules; print(mhmoe_mm.__all__)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.strip() == "['load']", done.stderr
+    assert done.stdout.strip() == "['from_pretrained', 'load', 'push_to_hub']", done.stderr
     with pytest.raises(AttributeError, match="has no attribute 'lod'"):
         _ = mhmoe_mm.lod
 
