@@ -25,10 +25,9 @@ from mhmoe_mm.graphs import (
     export_graph,
 )
 from mhmoe_mm.inputs.texts import Texts
-from mhmoe_mm.loading import TASKS, built_net, checkpoint_of, hyper_parameters, load
+from mhmoe_mm.loading import TASKS, built_net, checkpoint_of, read_model, task_of
 from mhmoe_mm.models.beit3 import BEiT3
-from mhmoe_mm.storage.checkpoint_io import read_any
-from mhmoe_mm.storage.exported import CARD, LISTS, TOKENIZER, is_exported, read_exported
+from mhmoe_mm.storage.exported import CARD, LISTS, TOKENIZER
 from mhmoe_mm.storage.whole import file_sha256, new_folder, publish_folder, write_bytes
 from mhmoe_mm.tasks.base import Task
 from mhmoe_mm.tasks.image_classification import ImageClassification
@@ -136,13 +135,11 @@ def export_graphs(
 
 def _read(path: str | Path, tokenizer: str | Path | None, plugins: tuple[str, ...]) -> Source:
     file = checkpoint_of(path)
-    content = read_exported(file) if is_exported(file) else read_any(file, weights_alone=True)
-    given = hyper_parameters(content, file)
+    content, given = read_model(file)
     task, texts = None, None
     if given.get("_class_path") in TASKS:
-        model = load(path, tokenizer=tokenizer, plugins=plugins)
-        task, texts = model.task, model.texts
-        net = task.net
+        found = task_of(content, given, file, tokenizer=tokenizer, plugins=plugins)
+        task, texts, net = found.task, found.texts, found.task.net
     else:
         net = built_net(given, plugins, file)
         weights = content["state_dict"].items()

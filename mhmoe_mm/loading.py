@@ -16,13 +16,13 @@ from mhmoe_mm.inference import METHODS, Model
 from mhmoe_mm.inputs.texts import Texts
 from mhmoe_mm.inputs.tokenization import Tokenizer
 from mhmoe_mm.storage.checkpoint_io import read_any
-from mhmoe_mm.storage.exported import is_exported, read_exported
+from mhmoe_mm.storage.exported import class_path, is_exported, read_exported
 from mhmoe_mm.storage.sharded import is_sharded
 from mhmoe_mm.tasks.base import Task
 from mhmoe_mm.tasks.image_classification import ImageClassification
 
-TASKS: dict[str, type[Task]] = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in METHODS}
-_CLASSIFICATION = f"{ImageClassification.__module__}.{ImageClassification.__qualname__}"
+TASKS: dict[str, type[Task]] = {class_path(kind): kind for kind in METHODS}
+_CLASSIFICATION = class_path(ImageClassification)
 REASON_AT_MOST = 400
 """Characters of what jsonargparse and torch have to say."""
 TRAINING_ONLY = ("_instantiator", "optimizer", "schedule", "init_from", "annotations")
@@ -82,8 +82,19 @@ def load_task(
         kinds: the tasks that will do, by class path; None for all of this library and `plugins`.
     """
     file = checkpoint_of(path)
-    content = read_exported(file) if is_exported(file) else read_any(file, weights_alone=True)
-    given = hyper_parameters(content, file)
+    return task_of(*read_model(file), file, device, tokenizer, plugins, kinds)
+
+
+def task_of(
+    content: dict[str, Any],
+    given: dict[str, Any],
+    file: Path,
+    device: str | torch.device = "cpu",
+    tokenizer: str | Path | None = None,
+    plugins: str | Sequence[str] = (),
+    kinds: Mapping[str, type[Task]] | None = None,
+) -> LoadedTask:
+    """The task of what `read_model` read; arguments and errors as for `load_task`."""
     if kinds is not None:
         _check_kind(given, file, kinds)
     texts = None
@@ -102,6 +113,16 @@ def load_task(
         reason = str(error).splitlines()[0]
         raise ValueError(f"The device {device} cannot be used here: {reason}") from error
     return LoadedTask(task.eval(), texts, content.get("global_step"), file)
+
+
+def read_model(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a checkpoint or an export holds, and what its task was made from; no code is run.
+
+    Raises:
+        ValueError: it cannot be read safely, or does not say what it was made from.
+    """
+    content = read_exported(file) if is_exported(file) else read_any(file, weights_alone=True)
+    return content, hyper_parameters(content, file)
 
 
 def checkpoint_of(path: str | Path) -> Path:

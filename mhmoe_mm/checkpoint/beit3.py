@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mhmoe_mm.checkpoint.imported import Imported, class_path
+from mhmoe_mm.checkpoint.imported import Imported
 from mhmoe_mm.checkpoint.report import listed
 from mhmoe_mm.checkpoint.weights import in_float32
 from mhmoe_mm.models.beit3 import BEiT3
@@ -27,6 +27,7 @@ from mhmoe_mm.models.heads import (
 )
 from mhmoe_mm.models.multiway import ReleasedLayout
 from mhmoe_mm.models.released import MODELS, our_head_names, our_names, resize_positions
+from mhmoe_mm.storage.exported import class_path
 
 PREFIX = "beit3."
 BACKBONE = "backbone"

@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch.cli import instantiate_module
 from torch import Tensor, nn
 
-from mhmoe_mm.checkpoint.imported import Imported, class_path
+from mhmoe_mm.checkpoint.imported import Imported
 from mhmoe_mm.checkpoint.report import listed
 from mhmoe_mm.checkpoint.weights import in_float32
 from mhmoe_mm.models.causal_attention import CausalAttention
@@ -29,6 +29,7 @@ from mhmoe_mm.moe.experts import GeluExperts, SwiGLUExperts
 from mhmoe_mm.moe.mh_moe import MHMoE
 from mhmoe_mm.moe.routers import GShardRouter, TopKRouter
 from mhmoe_mm.moe.scorers import LinearScorer, XMoEScorer
+from mhmoe_mm.storage.exported import class_path
 
 PREFIX = "decoder."
 HEAD_WIDTH = 64

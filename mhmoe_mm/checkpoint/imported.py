@@ -40,11 +40,6 @@ class Imported(NamedTuple):
     list_length: int = 0
 
 
-def class_path(kind: type) -> str:
-    """As a configuration names it."""
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
 def write_imported(
     folder: Path,
     model: Imported,

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mhmoe_mm.checkpoint.imported import Imported, class_path
+from mhmoe_mm.checkpoint.imported import Imported
 from mhmoe_mm.checkpoint.report import listed
 from mhmoe_mm.checkpoint.weights import in_float32
 from mhmoe_mm.models.vqkd import VQKD
+from mhmoe_mm.storage.exported import class_path
 
 HEAD_WIDTH = 64
 LEFT_OUT = (

@@ -11,7 +11,7 @@ from torch import Tensor
 from mhmoe_mm.losses import Prediction, masked_cross_entropy
 from mhmoe_mm.models.image_targets import ImageTarget
 from mhmoe_mm.models.vqkd import VQKD
-from mhmoe_mm.storage.exported import is_exported, read_exported
+from mhmoe_mm.storage.exported import class_path, is_exported, read_exported
 from mhmoe_mm.storage.sealed import read_sealed
 
 NET = "net."
@@ -80,8 +80,7 @@ def read_tokenizer(path: str | Path) -> VQKD:
             "one checkpoint file."
         )
     net = content.get("hyper_parameters", {}).get("net")
-    kind = f"{VQKD.__module__}.{VQKD.__qualname__}"
-    if not isinstance(net, dict) or net.get("class_path") != kind:
+    if not isinstance(net, dict) or net.get("class_path") != class_path(VQKD):
         raise ValueError(
             f"{path} does not hold an image tokenizer: name an export or a checkpoint of the task "
             "ImageTokenizer."

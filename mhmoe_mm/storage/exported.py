@@ -38,6 +38,11 @@ LISTS = ("answers", "classes")
 FILES = {CONFIG, WEIGHTS, TOKENIZER, CARD, *(f"{name}.json" for name in LISTS)}
 
 
+def class_path(kind: type) -> str:
+    """As a configuration names it."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 def is_exported(path: Path) -> bool:
     """Whether it is the folder of an exported model, or what is left of one."""
     return path.is_dir() and any((path / name).exists() for name in (CONFIG, WEIGHTS))

@@ -5,14 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning.pytorch.cli import instantiate_module
-from torch import Tensor, nn
+from torch import Tensor
 
 from mhmoe_mm.exporting import export
-from mhmoe_mm.loading import building, checkpoint_of, hyper_parameters
-from mhmoe_mm.storage.checkpoint_io import read_any
-from mhmoe_mm.storage.exported import check_place, is_exported, read_exported
+from mhmoe_mm.loading import built_net, checkpoint_of, read_model
+from mhmoe_mm.storage.checkpoint_io import TRAINING
+from mhmoe_mm.storage.exported import check_place
 from mhmoe_mm.storage.sealed import save_sealed
 from mhmoe_mm.upcycling.filling import Start
 from mhmoe_mm.upcycling.net import Upcycled, upcycle_net
@@ -48,10 +46,9 @@ def upcycle(
     """
     check_place(folder, overwrite)
     file = checkpoint_of(path)
-    content = read_exported(file) if is_exported(file) else read_any(file, weights_alone=True)
-    given = hyper_parameters(content, file)
+    content, given = read_model(file)
     weights: dict[str, Tensor] = content["state_dict"]
-    dense = _built(given.get("net"), plugins, file)
+    dense = built_net(given, tuple(plugins), file)
     try:
         dense.load_state_dict(
             {name.removeprefix(NET): w for name, w in weights.items() if name.startswith(NET)}
@@ -60,25 +57,17 @@ def upcycle(
         raise ValueError(
             f"The weights in {file} are not those of the network that it describes."
         ) from error
-    sparse = _built(dict(net), plugins, file)
+    sparse = built_net({"net": dict(net)}, tuple(plugins), file)
     done = upcycle_net(dense, sparse, start)
     heads = {name: w for name, w in weights.items() if not name.startswith(NET)}
     turned = {NET + name: weight for name, weight in sparse.state_dict().items()}
     new = {
         name: value
         for name, value in content.items()
-        if name not in ("state_dict", "optimizer_states", "current_model_state", "callbacks")
+        if name not in ("state_dict", "optimizer_states", TRAINING, "callbacks")
     }
     new |= {"state_dict": heads | turned, "hyper_parameters": given | {"net": dict(net)}}
     with tempfile.TemporaryDirectory() as place:
         save_sealed(new, Path(place) / "upcycled.ckpt")
         export(Path(place) / "upcycled.ckpt", folder, tokenizer, plugins, overwrite)
     return done
-
-
-def _built(net: Any, plugins: Sequence[str], file: Path) -> nn.Module:
-    if not isinstance(net, dict) or "class_path" not in net:
-        raise ValueError(f"{file} does not say what its network was made from.")
-    made = {"_class_path": net["class_path"], **net.get("init_args", {})}
-    with building(tuple(plugins), file), torch.random.fork_rng(devices=[]):
-        return instantiate_module(nn.Module, made)
