@@ -28,6 +28,15 @@ def browser() -> Iterator["Browser"]:
     browser.close()
 
 
+@pytest.fixture(autouse=True)
+def _no_seed_of_another_test(monkeypatch: pytest.MonkeyPatch):
+    """What Lightning's `seed_everything` leaves in the environment would be set again by every later
+    Trainer of this process and by every rank that a test starts.
+    """
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
     """What Lightning tells people, also where an import has cut its logger off from the root."""

@@ -19,11 +19,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from datamodules.decoders import Limits
 from datamodules.errors import SampleError
-from datamodules.loading import Loading
 from datamodules.reading import Samples
-from datamodules.sources import expand_shards
 from mhmoe_mm.batches import normalized
 from mhmoe_mm.inputs.pixels import resize
 from mhmoe_mm.metrics.codebook_usage import CodebookUsage
@@ -32,8 +29,8 @@ from mhmoe_mm.models.vqkd_codes import read_tokenizer
 from mhmoe_mm.storage.whole import write_bytes
 from tools.build_shards.errors import InputError, run_reporting
 from tools.build_shards.progress import ProgressBar
+from tools.gallery_options import check_place, chosen, samples_of
 from tools.gallery_sheet import Cell, Section, draw, png
-from tools.retrieval_gallery import chosen
 
 AT_A_TIME, EXAMPLES, SHOWN = 64, 5, 96
 """Images that are tokenized together; patches that a code is shown by; pixels of a cell's side."""
@@ -58,14 +55,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
-    if given.out.suffix.lower() != ".png":
-        raise InputError(f"--out {given.out}: the picture is a PNG, so name a .png file.")
-    if not given.out.parent.is_dir():
-        raise InputError(f"{given.out.parent}, the folder of --out, does not exist.")
+    check_place(given.out)
     try:
         tokenizer = read_tokenizer(given.tokenizer).eval()
-        samples = Samples(expand_shards(given.shards), Limits(), Path(Loading().cache).expanduser())
-        numbers = chosen(given.images, len(samples), given.seed)
+        samples = samples_of(given.shards)
+        numbers = chosen(given.images, len(samples), given.seed, "--images")
         found = tokenize(tokenizer, samples)
     except (ValueError, SampleError) as error:
         raise InputError(str(error)) from error

@@ -19,25 +19,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.decoders import Limits
 from datamodules.errors import SampleError
 from datamodules.language import all_captions
-from datamodules.loading import Loading
 from datamodules.reading import Samples
-from datamodules.sources import expand_shards
 from mhmoe_mm.inference import AT_A_TIME, Model
 from mhmoe_mm.metrics.recall import ranks
 from mhmoe_mm.storage.whole import write_bytes
 from mhmoe_mm.tasks.retrieval import Retrieval
 from tools.build_shards.errors import InputError, run_reporting, some
 from tools.build_shards.progress import ProgressBar
+from tools.gallery_options import check_place, chosen, samples_of
 from tools.gallery_sheet import CELL, DPI, Cell, Section, draw, letters_lacking, png
 from tools.trained_model import load_model
 
 TOP = 5
 COLUMNS = ["query", *map(str, range(1, TOP + 1)), "right one, if missed"]
-USUAL_QUERIES, MOST_QUERIES = 8, 100
-"""More make a picture that no viewer opens."""
 
 
 class Collection(NamedTuple):
@@ -72,13 +68,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
-    if given.out.suffix.lower() != ".png":
-        raise InputError(f"--out {given.out}: the picture is a PNG, so name a .png file.")
-    if not given.out.parent.is_dir():
-        raise InputError(f"{given.out.parent}, the folder of --out, does not exist.")
+    check_place(given.out)
     model = load_model(given.ckpt, Retrieval, given.device, given.plugin)
     try:
-        samples = Samples(expand_shards(given.shards), Limits(), Path(Loading().cache).expanduser())
+        samples = samples_of(given.shards)
         numbers = chosen(given.queries, len(samples), given.seed)
         collection = collect(model, samples, given.language)
         sections = [
@@ -96,29 +89,6 @@ def _run(given: argparse.Namespace) -> int:
     if lacking := letters_lacking([c.content for c in cells if isinstance(c.content, str)]):
         print(f"The font lacks {some(lacking)}: they are drawn as boxes.", file=sys.stderr)
     return 0
-
-
-def chosen(asked: str | None, count: int, seed: int) -> list[int]:
-    """The images that are queries, by number: those that `asked` lists, or so many drawn ones."""
-    if asked is None:
-        asked = str(min(USUAL_QUERIES, count))
-    try:
-        numbers = [int(number) for number in asked.split(",") if number.strip()]
-    except ValueError:
-        numbers = []
-    if not numbers:
-        raise InputError(f"--queries {asked}: give a number, or numbers of images such as 3,17.")
-    if "," not in asked:
-        most = min(count, MOST_QUERIES)
-        if not 1 <= numbers[0] <= most:
-            raise InputError(f"--queries {asked}: there can be 1 to {most} (of {count} images).")
-        return sorted(random.Random(seed).sample(range(count), numbers[0]))
-    if not all(0 <= number < count for number in numbers) or len(numbers) > MOST_QUERIES:
-        raise InputError(
-            f"--queries {asked}: images have numbers from 0 to {count - 1}, and at most "
-            f"{MOST_QUERIES} can be named."
-        )
-    return numbers
 
 
 def collect(model: Model, samples: Samples, languages: list[str] | None) -> Collection:

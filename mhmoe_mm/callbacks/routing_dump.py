@@ -11,8 +11,8 @@ from mhmoe_mm.callbacks.routing_record import RoutingRecorder
 from mhmoe_mm.callbacks.routing_table import RoutingTable
 from mhmoe_mm.callbacks.routing_tokens import chunks
 from mhmoe_mm.callbacks.run_folder import run_folder
-from mhmoe_mm.callbacks.sparse_layers import described
 from mhmoe_mm.inputs.spelling import Spelling
+from mhmoe_mm.moe.sparse_layers import described
 from mhmoe_mm.storage.checkpoint_io import read_plain
 from mhmoe_mm.tasks.base import Task
 

@@ -17,9 +17,9 @@ import torch
 
 from mhmoe_mm.callbacks.routing_record import LayerRouting
 from mhmoe_mm.callbacks.routing_tokens import CLASSES, MODALITIES, RoutingChunk, Samples, Tokens
-from mhmoe_mm.callbacks.sparse_layers import Description
 from mhmoe_mm.inputs.spelling import Spelling
 from mhmoe_mm.moe.routing import Load, total_load
+from mhmoe_mm.moe.sparse_layers import Description
 from mhmoe_mm.storage.whole import part_of, publish, sync
 
 VERSION = 1

@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from mhmoe_mm.callbacks.sparse_layers import sparse_layers
 from mhmoe_mm.models.branches import MultiwayFFN
 from mhmoe_mm.models.embeddings import ImageEmbedding
 from mhmoe_mm.moe.mh_moe import MHMoE, SparseMoE
 from mhmoe_mm.moe.routing import Load, Plan, Router
+from mhmoe_mm.moe.sparse_layers import sparse_layers
 
 NOWHERE = -1
 """The expert of an assignment that was refused, or not wanted."""

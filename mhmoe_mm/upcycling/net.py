@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mhmoe_mm.moe.mh_moe import MHMoE, SparseMoE
+from mhmoe_mm.moe.sparse_layers import sparse_layers
 from mhmoe_mm.upcycling.dense_ffn import dense_ffn
 from mhmoe_mm.upcycling.filling import Start
 from mhmoe_mm.upcycling.multi_head import fill_multi_head
@@ -35,13 +36,9 @@ def upcycle_net(dense: nn.Module, sparse: nn.Module, start: Start) -> list[Upcyc
     Raises:
         ValueError: they differ elsewhere, or a layer cannot be filled.
     """
-    places = {
-        path: module
-        for path, module in sparse.named_modules()
-        if isinstance(module, SparseMoE | MHMoE) and not isinstance(_parent(sparse, path), MHMoE)
-    }
     old = dict(dense.named_modules())
-    turned = {p: m for p, m in places.items() if p in old and type(old[p]) is not type(m)}
+    places = sparse_layers(sparse).items()
+    turned = {p: m for p, m in places if p in old and type(old[p]) is not type(m)}
     if not turned:
         raise ValueError(
             "There is nothing to turn: the new network has no sparse layer where the old one has a "
@@ -109,7 +106,3 @@ def _copy_rest(dense: nn.Module, sparse: nn.Module, turned: tuple[str, ...]) -> 
         )
     for name, weight in own.items():
         weight.copy_(given[name])
-
-
-def _parent(net: nn.Module, path: str) -> nn.Module:
-    return net.get_submodule(path.rpartition(".")[0])

@@ -8,7 +8,6 @@ import torch
 from einops import rearrange
 
 from mhmoe_mm.callbacks.routing_record import NOWHERE, RoutingRecorder, dense
-from mhmoe_mm.callbacks.sparse_layers import described
 from mhmoe_mm.models.attention import Past
 from mhmoe_mm.models.beit3 import KINDS, BEiT3
 from mhmoe_mm.models.ffn import GeluFFN
@@ -16,6 +15,7 @@ from mhmoe_mm.models.multiway import PaperLayout, ReleasedLayout, SharedLayout
 from mhmoe_mm.moe import Capacity, GeluExperts, MHMoE, SparseMoE, TopKRouter
 from mhmoe_mm.moe.balanced_routers import ExpertChoiceRouter
 from mhmoe_mm.moe.routing import Plan
+from mhmoe_mm.moe.sparse_layers import described
 from tests.language import rows_of_text, small_decoder
 
 DIM, EXPERTS, PATCHES, VOCAB = 21, 5, 4, 31

@@ -12,9 +12,9 @@ from mhmoe_mm.callbacks.routing_tokens import (
     Samples,
     Tokens,
 )
-from mhmoe_mm.callbacks.sparse_layers import Description
 from mhmoe_mm.inputs.spelling import PUNCTUATION, WHOLE_WORD, WORD_INSIDE, WORD_START
 from mhmoe_mm.moe.routing import Load
+from mhmoe_mm.moe.sparse_layers import Description
 
 EXPERTS, HEADS, CHOICES, PATCHES, TEXT, ROWS = 7, 3, 2, 4, 5, 11
 LAYERS = (

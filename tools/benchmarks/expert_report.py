@@ -28,9 +28,9 @@ from mhmoe_mm.callbacks.routing_tokens import (
     Samples,
     Tokens,
 )
-from mhmoe_mm.callbacks.sparse_layers import Description
 from mhmoe_mm.inputs.spelling import WHOLE_WORD
 from mhmoe_mm.moe.routing import Load
+from mhmoe_mm.moe.sparse_layers import Description
 
 SIDE, TEXT, SAMPLES = 14, 60, 100
 """Patches in a row, tokens of a text, pairs in a forward."""

@@ -49,17 +49,20 @@ def refusal(found: list[Problem]) -> str:
     return f"{first}, the first of {len(found)} problems (--on-error skip builds without them)."
 
 
-def run_reporting(program: Callable[[], int], when_interrupted: str) -> int:
-    """The exit code of `program()`, with bad input, a full disk and Ctrl-C told as one sentence."""
+def run_reporting(program: Callable[[], int], when_interrupted: str, name: str = "") -> int:
+    """The exit code of `program()`, with bad input, a full disk and Ctrl-C told as one sentence,
+    which begins with the program's name where that is given.
+    """
+    start = f"{name}: error" if name else "error"
     try:
         return program()
     except (InputError, ShardError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{start}: {error}", file=sys.stderr)
         return BAD_INPUT
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         reason = error.strerror or str(error)
-        print(f"error: {where}{reason}; nothing half-written was left behind.", file=sys.stderr)
+        print(f"{start}: {where}{reason}; nothing half-written was left behind.", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print(when_interrupted, file=sys.stderr)

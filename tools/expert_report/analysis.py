@@ -9,8 +9,8 @@ from mhmoe_mm.callbacks.expert_report import complaint
 from mhmoe_mm.callbacks.expert_stats import Usage, layer_stats, random_counts, usage
 from mhmoe_mm.callbacks.routing_file import add_loads
 from mhmoe_mm.callbacks.routing_tokens import EDGE_FROM, RoutingChunk
-from mhmoe_mm.callbacks.sparse_layers import Description
 from mhmoe_mm.moe.routing import Load
+from mhmoe_mm.moe.sparse_layers import Description
 from tools.expert_report.cells import DIMENSIONS, CellIndex
 from tools.expert_report.contents import (
     VERSION,

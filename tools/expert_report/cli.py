@@ -4,18 +4,18 @@
     python -m tools.expert_report runs/mh_moe/version_0 runs/smoe/version_0 --out compared.html
 
 Records the routing of a checkpoint on the validation data of its run, or reads it from a file that
-was recorded, analyses it and writes one file that opens in any browser. See docs/experts.md.
+was recorded, analyses it and writes one file that opens in any browser. See docs/expert_report.md.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from rich.console import Console
 
-from tools.build_shards.errors import InputError
+from tools.build_shards.errors import InputError, run_reporting
 from tools.expert_report.contents import RunContents
 from tools.expert_report.contents_json import read_contents, write_contents
+from tools.expert_report.page import write_page
 from tools.expert_report.run import Wanted, contents_of
 from tools.expert_report.table import print_summary
 from tools.expert_report.word_spread import read_word_list
@@ -24,18 +24,16 @@ from tools.expert_report.word_spread import read_word_list
 def main(argv: list[str] | None = None) -> int:
     """Analyse one run or two and write the report; 2 and a sentence where something is wrong."""
     options = _parser().parse_args(argv)
-    console = Console(stderr=True, highlight=False)
-    try:
-        contents = _contents(options, console)
-        if options.json:
-            write_contents(contents, options.json)
-        if options.out:
-            from tools.expert_report.page import write_page
+    stopped = "Interrupted; no report was written."
+    return run_reporting(lambda: _run(options), stopped, name="expert_report")
 
-            write_page(contents, options.out)
-    except InputError as error:
-        print(f"expert_report: error: {error}", file=sys.stderr)
-        return 2
+
+def _run(options: argparse.Namespace) -> int:
+    contents = _contents(options, Console(stderr=True, highlight=False))
+    if options.json:
+        write_contents(contents, options.json)
+    if options.out:
+        write_page(contents, options.out)
     print_summary(contents, Console(highlight=False))
     for path in filter(None, (options.out, options.json, options.dump)):
         print(f"written: {path}")

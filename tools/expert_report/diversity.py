@@ -6,7 +6,7 @@ Source: https://arxiv.org/abs/2404.15045, figures 7, 8 and 10.
 import numpy as np
 
 from mhmoe_mm.callbacks.routing_tokens import RoutingChunk
-from mhmoe_mm.callbacks.sparse_layers import Description
+from mhmoe_mm.moe.sparse_layers import Description
 
 _BITS = 64
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mhmoe_mm.callbacks.routing_tokens import EDGE_FROM, RoutingChunk
-from mhmoe_mm.callbacks.sparse_layers import Description
+from mhmoe_mm.moe.sparse_layers import Description
 from tools.expert_report.contents import PatchStep
 from tools.expert_report.diversity import random_distinct_diversity, random_diversity
 

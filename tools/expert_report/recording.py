@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +14,13 @@ from lightning.pytorch import LightningDataModule
 
 from mhmoe_mm.callbacks.routing_record import RoutingRecorder
 from mhmoe_mm.callbacks.routing_tokens import RoutingChunk, chunks
-from mhmoe_mm.callbacks.sparse_layers import sparse_layers
 from mhmoe_mm.inputs.spelling import Spelling
 from mhmoe_mm.loading import LoadedTask, building, load_task
+from mhmoe_mm.moe.sparse_layers import sparse_layers
 from mhmoe_mm.storage.checkpoint_io import read_any
 from mhmoe_mm.tasks.base import Task
 from tools.build_shards.errors import InputError
+from tools.expert_report.training import thinned
 
 
 class Data(NamedTuple):
@@ -149,10 +149,7 @@ def earlier(checkpoint: Path, most: int) -> list[Path]:
     others = [path for path in sorted(own.parent.glob("*.ckpt"), key=_age) if not path.is_symlink()]
     if own not in [path.resolve() for path in others]:
         return []
-    older = list(islice(others, [path.resolve() for path in others].index(own)))
-    if len(older) <= most or most < 2:
-        return older[-most:] if most else []
-    return [older[round(i * (len(older) - 1) / (most - 1))] for i in range(most)]
+    return thinned(others[: [path.resolve() for path in others].index(own)], most)
 
 
 def _age(path: Path) -> tuple[int, float]:

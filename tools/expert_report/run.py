@@ -14,9 +14,9 @@ from mhmoe_mm.callbacks.routing_file import (
 from mhmoe_mm.callbacks.routing_record import Forward
 from mhmoe_mm.callbacks.routing_table import RoutingTable
 from mhmoe_mm.callbacks.routing_tokens import RoutingChunk
-from mhmoe_mm.callbacks.sparse_layers import described
 from mhmoe_mm.inputs.spelling import Spelling
 from mhmoe_mm.loading import LoadedTask
+from mhmoe_mm.moe.sparse_layers import described
 from tools.expert_report.analysis import Analysis
 from tools.expert_report.contents import Fact, Image, ImageStep, PatchStep, RunContents, Sentence
 from tools.expert_report.diversity import mean_diversity

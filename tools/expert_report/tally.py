@@ -8,8 +8,8 @@ import torch
 
 from mhmoe_mm.callbacks.expert_stats import KindStats, Usage, kind_stats
 from mhmoe_mm.callbacks.routing_record import LayerRouting
-from mhmoe_mm.callbacks.sparse_layers import Description
 from mhmoe_mm.moe.routing import Load
+from mhmoe_mm.moe.sparse_layers import Description
 from tools.expert_report.cells import DIMENSIONS, GROUPS, SAMPLE, CellIndex, Cells
 from tools.expert_report.contents import Choice, Counts, Gate, Layer, Specialisation, Use
 

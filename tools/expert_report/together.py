@@ -6,7 +6,7 @@ import numpy as np
 
 from mhmoe_mm.callbacks.routing_record import LayerRouting
 from mhmoe_mm.callbacks.routing_tokens import RoutingChunk
-from mhmoe_mm.callbacks.sparse_layers import Description
+from mhmoe_mm.moe.sparse_layers import Description
 from tools.expert_report.contents import Pair, Together
 from tools.expert_report.tally import information
 

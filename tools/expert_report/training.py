@@ -6,10 +6,11 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tools.expert_report.contents import Curve, Series
 
+T = TypeVar("T")
 MOST_POINTS = 400
 """Of a curve."""
 MOST_EVENTS = 60
@@ -103,10 +104,12 @@ def _series(stage: str, layer: str, kind: str, events: Sequence[dict[str, Any]])
     )
 
 
-def thinned(steps: list[int], most: int) -> list[int]:
-    """At most so many of the steps, evenly, the first and the last among them."""
+def thinned(steps: list[T], most: int) -> list[T]:
+    """At most so many of them, evenly, the first and the last among them; one is the last."""
     if len(steps) <= most:
         return steps
+    if most < 2:
+        return steps[len(steps) - most :]
     return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
 
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mhmoe_mm.callbacks.routing_tokens import RoutingChunk
-from mhmoe_mm.callbacks.sparse_layers import Description
 from mhmoe_mm.inputs.spelling import WHOLE_WORD, WORD_START
+from mhmoe_mm.moe.sparse_layers import Description
 from tools.expert_report.contents import DiversityGroup, Expert, Route, Word, WordCount, Words
 from tools.expert_report.diversity import random_distinct_diversity, random_diversity
 
