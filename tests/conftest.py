@@ -30,8 +30,8 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture(autouse=True)
 def _no_seed_of_another_test(monkeypatch: pytest.MonkeyPatch):
-    """What Lightning's `seed_everything` leaves in the environment would be set again by every later
-    Trainer of this process and by every rank that a test starts.
+    """Lightning's `seed_everything` leaves its seed in the environment, where every later Trainer
+    of this process, and every rank that a test starts, would find it and set it again.
     """
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         monkeypatch.delenv(name, raising=False)

@@ -89,10 +89,12 @@ def test_codes_that_no_patch_has_are_moved():
     lost = tokenizer(restart_below=0.0, decay=0.0)
     for one in (task, lost):
         one.net.codebook.started.fill_(True)
-        one.net.codebook.code[1:] = one.net.codebook.code[0]
+        with torch.no_grad():
+            mean = one.net.encode(normalized(batch.pixel)).mean(dim=(0, 1))
+        one.net.codebook.code.copy_(-mean / mean.norm())[0] *= -1
         train(one, [batch, batch])
     used = [len(one.net.tokens(normalized(batch.pixel)).unique()) for one in (task, lost)]
-    assert used[0] > 2 * used[1]
+    assert used[0] >= used[1] + 3  # equal codes are told apart by rounding, so some are chosen
 
 
 def test_usage_counts_the_codes_of_the_images_that_count():
