@@ -172,3 +172,8 @@ def normalized(pixel: Tensor, mean: float = 0.5, std: float = 0.5) -> Tensor:
     mean) / std`.
     """
     return (pixel.float() / 255 - mean) / std
+
+
+def pixels(image: Tensor, mean: float = 0.5, std: float = 0.5) -> Tensor:
+    """The other way round: float (batch 3 height width) as networks read it to uint8."""
+    return ((image.float() * std + mean) * 255).round().clamp(0, 255).byte()

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mhmoe_mm.callbacks.expert_stats import KindStats, LayerStats
 
-_COLOURS = "viridis"  # readable with colour-blind eyes and in grey: its brightness rises evenly
+COLOURS = "viridis"  # readable with colour-blind eyes and in grey: its brightness rises evenly
 _TOP = 2.0  # even shares; beyond it the colour stays the same
 _ROW, _COLUMN = 0.28, 0.3  # inches
 
@@ -40,6 +40,11 @@ def draw_heatmap(layers: Sequence[LayerStats], title: str, path: Path) -> None:
     axes[-1].set_xlabel("expert")
     figure.colorbar(images[0], ax=list(axes), extend="max", label="load in even shares (1 = even)")
     figure.suptitle(title)
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture as a PNG; the file is replaced as a whole or not at all."""
     part = path.with_name(f"{path.name}.part")
     figure.savefig(part, format="png", dpi=100)
     os.replace(part, path)
@@ -52,7 +57,7 @@ def _panel(axis: Axes, name: str, panel: Sequence[tuple[str, KindStats]], width:
     for row, count in enumerate(counts):
         load[row, : len(count)] = np.array(count) * len(count) / max(sum(count), 1)
     image = axis.imshow(
-        load, cmap=_COLOURS, vmin=0, vmax=_TOP, aspect="auto", interpolation="nearest"
+        load, cmap=COLOURS, vmin=0, vmax=_TOP, aspect="auto", interpolation="nearest"
     )
     dead_row, dead_column = np.nonzero(load == 0)
     axis.scatter(dead_column, dead_row, marker="x", s=18, color="white", linewidths=1)

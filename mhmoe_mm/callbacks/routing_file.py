@@ -23,6 +23,8 @@ from mhmoe_mm.moe.sparse_layers import Description
 from mhmoe_mm.storage.whole import part_of, publish, sync
 
 VERSION = 1
+IMAGES = 64
+"""In a file, at most, whose pixels are written."""
 META = "meta.json"
 
 
@@ -54,7 +56,7 @@ class RoutingWriter:
         self._part = part_of(path)
         self._zip = zipfile.ZipFile(self._part, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
         self.loads: dict[str, Load] = {}
-        self.chunks = 0
+        self.chunks = self._images = 0
 
     def add(self, chunk: RoutingChunk) -> None:
         """Write one forward."""
@@ -69,6 +71,10 @@ class RoutingWriter:
             for name, array in routing._asdict().items():
                 assert array is not None, "what is written was recorded or read with weights"
                 self._write(f"{place}/layer/{layer}/{name}", array)
+        if chunk.pixel and self._images < IMAGES:
+            self._write(f"{place}/image/row", np.array(list(chunk.pixel), dtype=np.int32))
+            self._write(f"{place}/image/pixel", np.stack(list(chunk.pixel.values())))
+            self._images += len(chunk.pixel)
         add_loads(self.loads, chunk.loads)
 
     def _write(self, name: str, array: np.ndarray) -> None:
@@ -160,6 +166,9 @@ def _read_chunk(
             raise ValueError(f"{archive.filename} is damaged: {error}") from error
 
     rows, columns = read("grid").tolist()
+    pixel: dict[int, np.ndarray] = {}
+    if f"{place}/image/row.npy" in there:
+        pixel = dict(zip(read("image/row").tolist(), read("image/pixel"), strict=True))
     return RoutingChunk(
         Samples(*(read(f"sample/{name}").tolist() for name in Samples._fields)),
         Tokens(*(read(f"token/{name}") for name in Tokens._fields)),
@@ -174,6 +183,7 @@ def _read_chunk(
             if f"{place}/layer/{layer}/rows.npy" in there
         },
         {},
+        pixel,
     )
 
 

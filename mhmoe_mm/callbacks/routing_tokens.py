@@ -3,7 +3,8 @@
 A `RoutingChunk` is one forward as plain arrays, the unit that dumps and analyses are made of.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from mhmoe_mm.batches import (
     PretrainingBatch,
     TextBatch,
     VqaBatch,
+    pixels,
 )
 from mhmoe_mm.callbacks.routing_record import Forward, LayerRouting
 from mhmoe_mm.inputs.spelling import TOKEN_CLASSES, Spelling
@@ -29,6 +31,8 @@ MODALITIES = ("image", "text")
 CLASSES = (*TOKEN_CLASSES, "image as a whole", "masked patch", "flat patch", "edge patch", "text")
 """What a token is; `text` where no tokenizer says more."""
 WHOLE_IMAGE, MASKED_PATCH, FLAT_PATCH, EDGE_PATCH, TEXT = range(len(TOKEN_CLASSES), len(CLASSES))
+ROWS_WITH_PIXELS = 8
+"""Of each forward, whose images are kept too."""
 EDGE_FROM = 0.02
 """Energy from which a patch counts as one with edges: a step of a tenth of the range in one pixel
 of 25."""
@@ -80,6 +84,8 @@ class RoutingChunk(NamedTuple):
     layers: dict[str, LayerRouting]
     """Rows count `tokens`."""
     loads: dict[str, Load]
+    pixel: Mapping[int, np.ndarray] = MappingProxyType({})
+    """By row: uint8 (3 height width), a few different images, for pictures."""
 
 
 def chunks(
@@ -92,23 +98,48 @@ def chunks(
 def _chunk(forward: Forward, part: Any, task: Task, spelling: Spelling | None) -> RoutingChunk:
     rows = len(forward.real)
     samples = samples_of(part, task, rows, forward.image is not None, forward.text is not None)
+    target = getattr(part, "target", None)
+    changed, text = None, forward.text
+    answers = isinstance(part, LanguageBatch | VqaBatch)
+    if (
+        not answers
+        and isinstance(target, Tensor)
+        and text is not None
+        and target.shape == text.shape
+    ):
+        changed = (target != IGNORED).cpu().numpy()
+    return chunk_of(forward, samples, changed, spelling)
+
+
+def chunk_of(
+    forward: Forward, samples: Samples, changed: np.ndarray | None, spelling: Spelling | None
+) -> RoutingChunk:
+    """A forward of these rows.
+
+    Args:
+        forward: what was recorded.
+        samples: its rows.
+        changed: bool (batch seq_text), where the text reads something else than what was there;
+            None: nowhere.
+        spelling: of the text.
+    """
     grid = (0, 0)
+    pixel: dict[int, np.ndarray] = {}
     columns: list[dict[str, np.ndarray]] = []
     if forward.image is not None:
         side = round((forward.split - 1) ** 0.5)
         grid = (side, side)
+        first = {key: row for row, key in reversed(list(enumerate(samples.key)))}
+        rows = sorted(first.values())[:ROWS_WITH_PIXELS]
+        pixel = dict(zip(rows, pixels(forward.image[rows]).numpy(), strict=True))
         columns.append(_of_image(forward.image, forward.masked, side))
     if forward.text is not None:
-        target = getattr(part, "target", None)
-        predicted = not isinstance(part, LanguageBatch | VqaBatch) and target is not None
-        changed = None
-        if predicted and isinstance(target, Tensor) and target.shape == forward.text.shape:
-            changed = (target != IGNORED).cpu().numpy()
         columns.append(_of_text(forward.text.numpy(), changed, spelling))
     joined = {name: np.concatenate([c[name] for c in columns], axis=1) for name in columns[0]}
-    row = np.broadcast_to(np.arange(rows, dtype=np.int32)[:, None], forward.real.shape)
+    each = np.arange(len(forward.real), dtype=np.int32)
+    row = np.broadcast_to(each[:, None], forward.real.shape)
     tokens = Tokens(row[forward.real], **{n: v[forward.real] for n, v in joined.items()})
-    return RoutingChunk(samples, tokens, grid, forward.layers, forward.loads)
+    return RoutingChunk(samples, tokens, grid, forward.layers, forward.loads, pixel)
 
 
 def _part(forward: Forward, batch: Any) -> Any:

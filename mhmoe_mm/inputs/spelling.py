@@ -36,6 +36,8 @@ class Spelling:
         self.spelled = tokenizer.spelled
         """By id, bytes of UTF-8; empty for special tokens and ids without a token."""
         self.special_names = tokenizer.special_names
+        self.eos = tokenizer.eos
+        """The id that ends a text."""
         self._mask = tokenizer.mask
         special = np.array([i in tokenizer.specials for i in range(len(self.spelled))])
         self._special = special

@@ -13,8 +13,10 @@ from mhmoe_mm.callbacks.expert_activation import ExpertActivation
 from mhmoe_mm.callbacks.routing_dump import RoutingDump
 from mhmoe_mm.callbacks.routing_file import RoutingReader
 from mhmoe_mm.callbacks.routing_tokens import CLASSES, answer_type, patch_energy
+from mhmoe_mm.models.generation import Decoding
 from mhmoe_mm.models.image_targets import NormalizedPixels
 from mhmoe_mm.models.multiway import PaperLayout
+from mhmoe_mm.tasks.captioning import Captioning
 from mhmoe_mm.tasks.image_classification import ImageClassification
 from mhmoe_mm.tasks.language_modeling import LanguageModeling
 from mhmoe_mm.tasks.masked_pretraining import MaskedPretraining
@@ -25,6 +27,7 @@ from tests.callbacks.recount import by_language, logged, recount
 from tests.language import rows_of_text, small_decoder
 from tests.ranks import run_on_two_ranks
 from tests.tasks import batches
+from tests.tasks.test_captioning import tokenizer_file
 from tests.tasks.training import QUIET, loader
 
 FUSED = partial(PaperLayout, fused_layers=1)
@@ -51,6 +54,20 @@ def evaluated(task, given, folder, *callbacks, **options):
 @pytest.mark.parametrize("name", TASKS)
 def test_a_recount_of_the_file_equals_the_logged_loads(name, tmp_path):
     make, draw = TASKS[name]
+    counted_again(make, draw, tmp_path)
+
+
+def test_captions_that_are_written_count_as_in_the_loads(tmp_path):
+    tokenizer = tokenizer_file(tmp_path)
+    decoding = Decoding(num_beams=2, max_tokens=batches.SEQ)
+    counted_again(
+        lambda: Captioning(batches.small_net(), tokenizer, decoding=decoding),
+        batches.captions,
+        tmp_path,
+    )
+
+
+def counted_again(make, draw, tmp_path):
     torch.manual_seed(0)
     trainer = evaluated(
         make(), [draw(3), draw(2, seed=5)], tmp_path, ExpertActivation(), RoutingDump()

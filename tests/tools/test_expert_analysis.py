@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from mhmoe_mm.callbacks.expert_stats import layer_stats
+from mhmoe_mm.callbacks.routing_rows import different
 from mhmoe_mm.callbacks.routing_tokens import CLASSES, EDGE_FROM
 from mhmoe_mm.moe.routing import total_load
 from tests.tools.routing import CHOICES, EXPERTS, HEADS, LAYERS, PIECES, chunk
 from tools.expert_report.analysis import TAUS, Analysis
 from tools.expert_report.contents import Fact
-from tools.expert_report.diversity import different, random_distinct_diversity, random_diversity
+from tools.expert_report.diversity import random_distinct_diversity, random_diversity
 from tools.expert_report.patch_spread import rank_correlation
 from tools.expert_report.tally import information
 from tools.expert_report.word_spread import read_word_list

@@ -88,6 +88,18 @@ def test_a_report_on_the_dump_is_that_on_the_run(reported):
     fields = ("layers", "activation", "heads_together", "specialisation", "words", "experts")
     for field in (*fields, "gates"):
         assert getattr(again, field) == getattr(contents, field), field
+    # Questions are not masked, so what was recorded is how an example is read.
+    shown = {one.key: one for one in contents.sentences}
+    both = [one for one in again.sentences if one.key in shown]
+    assert both
+    assert both == [shown[one.key] for one in both]
+    pictures = {one.key: one for one in contents.images}
+    seen = [one for one in again.images if one.key in pictures]
+    assert seen
+    for one in seen:
+        first = pictures[one.key]
+        assert one._replace(steps=(), text="") == first._replace(steps=(), text="")
+        assert one.steps == first.steps[-1:]
 
 
 def test_examples_are_read_as_a_batch_is(made, reported):

@@ -5,30 +5,9 @@ Source: https://arxiv.org/abs/2404.15045, figures 7, 8 and 10.
 
 import numpy as np
 
+from mhmoe_mm.callbacks.routing_rows import different
 from mhmoe_mm.callbacks.routing_tokens import RoutingChunk
 from mhmoe_mm.moe.sparse_layers import Description
-
-_BITS = 64
-
-
-def different(expert: np.ndarray, num_experts: int) -> np.ndarray:
-    """uint8 or uint16 (rows): different experts among those of a row.
-
-    Args:
-        expert: int (rows heads choices), -1 for none.
-    """
-    flat = expert.reshape(len(expert), -1)
-    total = np.zeros(len(flat), dtype=np.uint16)
-    for first in range(0, num_experts, _BITS):
-        # Bit e of a word stands for expert first + e; -1 takes the last entry, which is no bit.
-        bit = np.zeros(num_experts + 1, dtype=np.uint64)
-        own = np.arange(first, min(first + _BITS, num_experts))
-        bit[own] = np.uint64(1) << (own - first).astype(np.uint64)
-        seen = np.zeros(len(flat), dtype=np.uint64)
-        for column in range(flat.shape[1]):
-            seen |= bit[flat[:, column]]
-        total += np.bitwise_count(seen)
-    return total
 
 
 def mean_diversity(chunk: RoutingChunk, layers: dict[str, Description]) -> np.ndarray:

@@ -2,8 +2,7 @@
 
 import base64
 import io
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,15 +11,26 @@ import torch
 from torch import Tensor
 
 from mhmoe_mm.batches import IGNORED, LanguageBatch, PretrainingBatch, normalized
-from mhmoe_mm.callbacks.routing_record import Forward, RoutingRecorder
-from mhmoe_mm.callbacks.routing_tokens import CLASSES, patch_energy, samples_of
-from mhmoe_mm.inputs.spelling import Spelling
+from mhmoe_mm.callbacks.routing_record import RoutingRecorder
+from mhmoe_mm.callbacks.routing_rows import (
+    IMAGE,
+    TEXT,
+    RoutedRow,
+    Turns,
+    different,
+    row_of,
+    whole_text,
+)
+from mhmoe_mm.callbacks.routing_tokens import CLASSES, RoutingChunk, Samples, chunk_of, samples_of
+from mhmoe_mm.inputs.spelling import SPECIAL, Spelling
 from mhmoe_mm.models.caption_reader import caption_visible
 from mhmoe_mm.tasks.base import Task
 from mhmoe_mm.tasks.captioning import Captioning
 from mhmoe_mm.tasks.retrieval import Retrieval
 from tools.expert_report.contents import Image, ImageStep, Sentence, Token
-from tools.expert_report.diversity import different
+
+END = "</s>"
+"""The piece that ends a text."""
 
 
 class Example(NamedTuple):
@@ -46,9 +56,7 @@ class Picker:
 
     def __init__(self, sentences: int, images: int, end: int | None):
         self.sentences, self.images, self.end = sentences, images, end
-        self.found: list[Example] = []
-        self._taken: Counter[tuple[str, str, str]] = Counter()
-        self._keys: set[str] = set()
+        self._turns: Turns[Example] = Turns(1 + max(sentences, images) // 3)
 
     def see(self, batch: Any, task: Task) -> None:
         """Take what is wanted of a batch."""
@@ -64,7 +72,7 @@ class Picker:
             rows = len(pixel if pixel is not None else token)
             about = samples_of(part, task, rows, pixel is not None, token is not None)
             for row in range(rows):
-                if not self._room():
+                if len(self._turns) >= 4 * max(self.sentences, self.images):
                     return
                 ids = () if token is None else self._ids(part, row)
                 kind = (about.task[row], about.language[row], about.answer_type[row])
@@ -79,52 +87,80 @@ class Picker:
 
     def _see_stream(self, batch: LanguageBatch, task: Task) -> None:
         for row, key in enumerate(batch.key):
-            if not batch.valid[row]:
-                continue
-            ids = batch.token[row].tolist()
-            begins = [0] + [i + 1 for i, one in enumerate(ids) if one == self.end]
-            ends = [*begins[1:], len(ids)]
-            whole = [pair for pair in zip(begins, ends, strict=True) if pair[1] - pair[0] > 3]
-            inner = [pair for pair in whole if pair[0] > 0 and pair[1] < len(ids)]
-            kind = (type(task).__name__, batch.languages[int(batch.language[row])], "")
-            for begin, end in (inner or whole)[:1]:
-                self._take(None, tuple(ids[begin:end]), key, kind)
-
-    def _room(self) -> bool:
-        return len(self.found) < 4 * max(self.sentences, self.images)
+            if batch.valid[row]:
+                ids = batch.token[row].tolist()
+                kind = (type(task).__name__, batch.languages[int(batch.language[row])], "")
+                self._take(None, tuple(ids[whole_text(ids, self.end)]), key, kind)
 
     def _take(
         self, pixel: Tensor | None, ids: tuple[int, ...], key: str, kind: tuple[str, str, str]
     ) -> None:
-        most = 1 + max(self.sentences, self.images) // 3
-        if key in self._keys or self._taken[kind] >= most:
-            return
-        self._taken[kind] += 1
-        self._keys.add(key)
-        self.found.append(Example(pixel, ids, key, *kind))
+        if self._turns.wants(kind, key):
+            self._turns.take(Example(pixel, ids, key, *kind), kind, key)
 
     def chosen(self) -> tuple[list[Example], list[Example]]:
         """(sentences, images), each kind in turn."""
-        turns: dict[tuple[str, str, str], list[Example]] = {}
-        for one in self.found:
-            turns.setdefault((one.task, one.language, one.answer_type), []).append(one)
-        longest = max((len(turn) for turn in turns.values()), default=0)
-        ordered = [turn[i] for i in range(longest) for turn in turns.values() if i < len(turn)]
+        ordered = self._turns.in_turn()
         texts = [one for one in ordered if one.ids]
         images = [one for one in ordered if one.pixel is not None]
         return texts[: self.sentences], images[: self.images]
 
 
+class RowPicker:
+    """Takes rows of recorded routing likewise.
+
+    Args:
+        sentences, images: how many at most.
+        pieces: what each id spells, as in `RoutingMeta`; without them there are no sentences.
+    """
+
+    def __init__(self, sentences: int, images: int, pieces: Sequence[str]):
+        self.most = {TEXT: sentences if pieces else 0, IMAGE: images}
+        self._turns = {part: Turns[RoutedRow](1 + most // 3) for part, most in self.most.items()}
+        self._end = list(pieces).index(END) if END in pieces else None
+
+    def see(self, chunk: RoutingChunk) -> None:
+        """Take what is wanted of a forward."""
+        for part, turns in self._turns.items():
+            for row in self._rows(chunk, part):
+                if len(turns) >= 4 * self.most[part]:
+                    break
+                samples = chunk.samples
+                kind = (samples.task[row], samples.language[row], samples.answer_type[row])
+                if turns.wants(kind, samples.key[row]):
+                    turns.take(self._row(chunk, row, part), kind, samples.key[row])
+
+    @staticmethod
+    def _rows(chunk: RoutingChunk, part: int) -> Iterable[int]:
+        """Rows that can be shown."""
+        if part == IMAGE:
+            return chunk.pixel
+        return range(len(chunk.samples.key) if (chunk.tokens.modality == TEXT).any() else 0)
+
+    def _row(self, chunk: RoutingChunk, row: int, part: int) -> RoutedRow:
+        whole = row_of(chunk, row)
+        if part == IMAGE or len(whole.part(IMAGE)):
+            return whole
+        return row_of(chunk, row, whole_text(whole.tokens.vocabulary_id.tolist(), self._end))
+
+    def chosen(self) -> tuple[list[RoutedRow], list[RoutedRow]]:
+        """(sentences, images), each kind in turn."""
+        texts, images = (self._turns[part].in_turn() for part in (TEXT, IMAGE))
+        return texts[: self.most[TEXT]], images[: self.most[IMAGE]]
+
+
 @torch.no_grad()
-def read(task: Task, examples: Sequence[Example]) -> list[Forward]:
-    """One forward for each example; of a dual encoder, that of the image alone, then the text's."""
+def read(task: Task, examples: Sequence[Example], spelling: Spelling | None) -> list[RoutedRow]:
+    """How each example is read; of a dual encoder, the image alone, then the text alone."""
     recorder = RoutingRecorder(task.net)
     found = []
     with recorder.recording():
         for one in examples:
             _read(task, one)
-            found.append(recorder.take())
-    return [forward for forwards in found for forward in forwards]
+            samples = Samples([one.key], [one.task], [one.language], [one.answer_type])
+            for forward in recorder.take():
+                found.append(row_of(chunk_of(forward, samples, None, spelling), 0))
+    return found
 
 
 def _read(task: Task, one: Example) -> None:
@@ -147,84 +183,68 @@ def _read(task: Task, one: Example) -> None:
     task.net(image, token, visible=visible)
 
 
-def sentence(
-    one: Example, forward: Forward, spelling: Spelling, layers: dict[str, int]
-) -> Sentence:
-    """An example's text, token by token; `layers` gives every layer's number of experts."""
-    ids = np.array([one.ids])
-    words = spelling.words(ids)
-    classes = spelling.classes(ids, words)
-    experts = [_of_tokens(forward, name, forward.split, len(one.ids)) for name in layers]
+def sentence(row: RoutedRow, pieces: Sequence[str], layers: dict[str, int]) -> Sentence:
+    """A row's text, token by token.
+
+    Args:
+        row: of recorded routing, with a text.
+        pieces: what each id spells.
+        layers: every layer's number of experts.
+    """
+    places = row.part(TEXT)
+    experts = [row.experts_of(places, name) for name in layers]
+    counts = [
+        None if found is None else different(found, number)
+        for found, number in zip(experts, layers.values(), strict=True)
+    ]
     tokens = tuple(
         Token(
-            text=spelling.piece(one.ids[place]),
-            word=int(words[0, place]),
-            token_class=CLASSES[classes[0, place]],
-            experts=tuple(_nested(layer[place]) if layer else () for layer in experts),
-            diversity=tuple(
-                int(different(layer[place][None], num)[0]) if layer else None
-                for layer, num in zip(experts, layers.values(), strict=True)
-            ),
+            text=pieces[row.tokens.vocabulary_id[place]],
+            word=int(row.tokens.word[place]),
+            token_class=CLASSES[row.tokens.token_class[place]],
+            experts=tuple(() if found is None else _nested(found[i]) for found in experts),
+            diversity=tuple(None if count is None else int(count[i]) for count in counts),
         )
-        for place in range(len(one.ids))
+        for i, place in enumerate(places)
     )
-    return Sentence(one.key, one.task, one.language, tokens)
+    return Sentence(row.key, row.task, row.language, tokens)
 
 
 def image(
-    one: Example,
-    forward: Forward,
-    text: str,
-    layers: dict[str, int],
-    steps: Sequence[ImageStep] = (),
+    row: RoutedRow, text: str, layers: dict[str, int], steps: Sequence[ImageStep] = ()
 ) -> Image:
-    """An example's image with what its patches were read by."""
-    assert one.pixel is not None
-    patches = forward.split - 1
-    side = round(patches**0.5)
-    experts = [_of_tokens(forward, name, 1, patches) for name in layers]
-    stacked = [np.stack(layer) if layer else None for layer in experts]
+    """A row's image with what its patches were read by."""
+    assert row.pixel is not None
+    places = row.part(IMAGE)
+    experts = [row.experts_of(places, name) for name in layers]
     return Image(
-        key=one.key,
+        key=row.key,
         text=text,
-        png=_png(one.pixel),
-        width=one.pixel.shape[2],
-        height=one.pixel.shape[1],
-        rows=side,
-        columns=side,
-        energy=tuple(patch_energy(normalized(one.pixel[None]), side)[0].tolist()),
-        experts=tuple(() if layer is None else _nested(layer) for layer in stacked),
+        png=_png(row.pixel),
+        width=row.pixel.shape[2],
+        height=row.pixel.shape[1],
+        rows=row.grid[0],
+        columns=row.grid[1],
+        energy=tuple(row.tokens.energy[places].tolist()),
+        experts=tuple(() if found is None else _nested(found) for found in experts),
         diversity=tuple(
-            () if layer is None else tuple(different(layer, num).tolist())
-            for layer, num in zip(stacked, layers.values(), strict=True)
+            () if found is None else tuple(different(found, number).tolist())
+            for found, number in zip(experts, layers.values(), strict=True)
         ),
         steps=tuple(steps),
     )
 
 
-def image_step(forward: Forward, layers: dict[str, int], step: int) -> ImageStep:
+def image_step(row: RoutedRow, layers: dict[str, int], step: int) -> ImageStep:
     """How one image was read at a checkpoint."""
-    patches = forward.split - 1
-    each = [
-        different(np.stack(tokens), num)
-        for name, num in layers.items()
-        if (tokens := _of_tokens(forward, name, 1, patches))
-    ]
-    return ImageStep(step, tuple(np.mean(each, axis=0).round(4).tolist()))
+    found = row.diversity(row.part(IMAGE), layers)
+    return ImageStep(step, () if found is None else tuple(found.round(4).tolist()))
 
 
-def _of_tokens(forward: Forward, name: str, start: int, number: int) -> list[np.ndarray]:
-    """Experts (heads choices) of tokens from `start` on in a layer; empty where one does not pass.
-
-    One row, none of it padding, so a token's place is its number.
-    """
-    routing = forward.layers.get(name)
-    if routing is None:
-        return []
-    place = np.searchsorted(routing.rows, np.arange(start, start + number))
-    if place[-1] >= len(routing.rows) or routing.rows[place[0]] != start:
-        return []
-    return [routing.expert[i] for i in place]
+def text_of(row: RoutedRow, pieces: Sequence[str]) -> str:
+    """What a row's tokens spell, special ones left out."""
+    places = [at for at in row.part(TEXT) if row.tokens.token_class[at] != SPECIAL]
+    return "".join(pieces[row.tokens.vocabulary_id[at]] for at in places).strip()
 
 
 def _nested(array: np.ndarray) -> Any:
@@ -234,7 +254,7 @@ def _nested(array: np.ndarray) -> Any:
     return tuple(_nested(part) for part in array)
 
 
-def _png(pixel: Tensor) -> str:
+def _png(pixel: np.ndarray) -> str:
     file = io.BytesIO()
-    PIL.Image.fromarray(pixel.permute(1, 2, 0).cpu().numpy()).save(file, "PNG", optimize=True)
+    PIL.Image.fromarray(pixel.transpose(1, 2, 0)).save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()

@@ -11,7 +11,7 @@ from mhmoe_mm.callbacks.routing_file import (
     RoutingWriter,
     pieces_of,
 )
-from mhmoe_mm.callbacks.routing_record import Forward
+from mhmoe_mm.callbacks.routing_rows import TEXT, RoutedRow
 from mhmoe_mm.callbacks.routing_table import RoutingTable
 from mhmoe_mm.callbacks.routing_tokens import RoutingChunk
 from mhmoe_mm.inputs.spelling import Spelling
@@ -20,7 +20,16 @@ from mhmoe_mm.moe.sparse_layers import described
 from tools.expert_report.analysis import Analysis
 from tools.expert_report.contents import Fact, Image, ImageStep, PatchStep, RunContents, Sentence
 from tools.expert_report.diversity import mean_diversity
-from tools.expert_report.examples import Example, Picker, image, image_step, read, sentence
+from tools.expert_report.examples import (
+    Example,
+    Picker,
+    RowPicker,
+    image,
+    image_step,
+    read,
+    sentence,
+    text_of,
+)
 from tools.expert_report.patch_spread import PatchSpread
 from tools.expert_report.recording import (
     Data,
@@ -79,23 +88,38 @@ def _of_file(source: Path, wanted: Wanted, say: Say) -> RunContents:
         reader = RoutingReader(source, weights=wanted.dump is not None)
     meta = reader.meta
     analysis = Analysis(meta.layers, meta.pieces, wanted.tau, wanted.words)
+    picker = RowPicker(wanted.sentences, wanted.images, meta.pieces)
     with refused():
         for number, chunk in enumerate(_dumped(iter(reader), wanted.dump, meta, reader), 1):
             analysis.add(chunk)
+            picker.see(chunk)
             if number % 50 == 0:
                 say(f"{analysis.num_tokens:,} tokens")
     analysis.loads = dict(reader.loads)
     folder = next((p for p in source.parents if (p / "config.yaml").is_file()), source.parent)
-    step = analysis.patches.result(meta.step or 0)
+    trained = meta.step or 0
+    step = analysis.patches.result(trained)
     summary = analysis.summary(meta.name, str(source), meta.task, meta.step, None, meta.data, ())
+    num_experts = _num_experts(analysis)
+    sentences, images = picker.chosen()
     with refused():
         return analysis.contents(
             summary,
             wanted.overload,
             curves(folder),
             history(folder),
-            patch_steps=[step] if step else (),
-            least=wanted.least,
+            [sentence(row, meta.pieces, num_experts) for row in sentences],
+            [
+                image(
+                    row,
+                    text_of(row, meta.pieces) if meta.pieces else "",
+                    num_experts,
+                    [image_step(row, num_experts, trained)],
+                )
+                for row in images
+            ],
+            [step] if step else (),
+            wanted.least,
         )
 
 
@@ -112,7 +136,7 @@ def _of_checkpoint(source: Path, wanted: Wanted, say: Say) -> RunContents:
         name, type(found.task).__name__, found.step, described_data, tuple(layers), pieces
     )
     analysis = Analysis(layers, pieces, wanted.tau, wanted.words)
-    picker = Picker(wanted.sentences, wanted.images, _end_of_document(spelling))
+    picker = Picker(wanted.sentences, wanted.images, spelling.eos if spelling else None)
     limited = _Limited(data.batches(), wanted, analysis)
     recording = recorded(found.task, limited, spelling, picker.see)
     for chunk in _dumped(recording, wanted.dump, meta, None):
@@ -128,9 +152,7 @@ def _of_checkpoint(source: Path, wanted: Wanted, say: Say) -> RunContents:
         f"{described_data}, {limited.count} batches{cut}",
         _facts(data, wanted),
     )
-    num_experts = {
-        layer.name: layer.num_experts for layer in layers if analysis.tallies[layer.name].choices
-    }
+    num_experts = _num_experts(analysis)
     sentences, chosen = picker.chosen()
     shown_steps, patch_steps = _over_checkpoints(found, data, chosen, num_experts, wanted, say)
     with refused():
@@ -139,11 +161,20 @@ def _of_checkpoint(source: Path, wanted: Wanted, say: Say) -> RunContents:
             wanted.overload,
             curves(folder) if folder else (),
             history(folder) if folder else (),
-            _sentences(found, sentences, spelling, num_experts),
+            _sentences(found, sentences, spelling, pieces, num_experts),
             _images(found, chosen, spelling, num_experts, shown_steps),
             patch_steps,
             wanted.least,
         )
+
+
+def _num_experts(analysis: Analysis) -> dict[str, int]:
+    """Of every layer that tokens passed."""
+    return {
+        layer.name: layer.num_experts
+        for layer in analysis.descriptions
+        if analysis.tallies[layer.name].choices
+    }
 
 
 class _Limited:
@@ -213,8 +244,8 @@ def _over_checkpoints(
         else:
             say(f"patches at {file.name}")
             number = fill(found.task, file)
-        for images, forward in zip(shown, _of_images(found, chosen), strict=True):
-            images.append(image_step(forward, num_experts, number))
+        for images, row in zip(shown, _of_images(found, chosen, None), strict=True):
+            images.append(image_step(row, num_experts, number))
         spread = PatchSpread(described(found.task.net))
         some = islice(data.batches(), wanted.history_batches)
         for chunk in recorded(found.task, some, None):
@@ -224,9 +255,11 @@ def _over_checkpoints(
     return shown, steps
 
 
-def _of_images(found: LoadedTask, examples: Sequence[Example]) -> list[Forward]:
-    """The forward that reads each example's image."""
-    return [forward for forward in read(found.task, examples) if forward.image is not None]
+def _of_images(
+    found: LoadedTask, examples: Sequence[Example], spelling: Spelling | None
+) -> list[RoutedRow]:
+    """The row that reads each example's image."""
+    return [row for row in read(found.task, examples, spelling) if row.pixel is not None]
 
 
 def _images(
@@ -237,27 +270,21 @@ def _images(
     steps: Sequence[Sequence[ImageStep]],
 ) -> list[Image]:
     texts = [spelling.text(list(one.ids)) if spelling and one.ids else "" for one in examples]
-    read_by = zip(examples, _of_images(found, examples), texts, steps, strict=True)
-    return [image(one, forward, text, num_experts, step) for one, forward, text, step in read_by]
+    read_by = zip(_of_images(found, examples, spelling), texts, steps, strict=True)
+    return [image(row, text, num_experts, step) for row, text, step in read_by]
 
 
 def _sentences(
     found: LoadedTask,
     examples: Sequence[Example],
     spelling: Spelling | None,
+    pieces: Sequence[str],
     num_experts: dict[str, int],
 ) -> list[Sentence]:
     if spelling is None:
         return []
-    forwards = [forward for forward in read(found.task, examples) if forward.text is not None]
-    read_by = zip(examples, forwards, strict=True)
-    return [sentence(one, forward, spelling, num_experts) for one, forward in read_by]
-
-
-def _end_of_document(spelling: Spelling | None) -> int | None:
-    if spelling is None:
-        return None
-    return next(i for i, name in spelling.special_names.items() if name == "</s>")
+    rows = read(found.task, examples, spelling)
+    return [sentence(row, pieces, num_experts) for row in rows if len(row.part(TEXT))]
 
 
 def _class_of(data: Data) -> str:
