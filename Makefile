@@ -1,5 +1,7 @@
 # What a person or a machine does with this repository. Every target sets up what it needs first.
 
+# Two processes, each with the tests of whole files, which share what a file makes once.
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -n 2 --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -31,14 +33,14 @@ demo: setup ## pretrain two small models on a corpus drawn on the spot and compa
 	@$(BIN)/python -m tools.quickstart
 
 test: setup ## the tests, without those that are slow
-	@$(BIN)/pytest -m 'not slow and not gpu and not bench'
+	@$(PYTEST) -m 'not slow and not gpu and not bench'
 
 check: setup ## what CI runs: style, types, imports, and all tests for a CPU
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/lint-imports
-	@$(BIN)/pytest -m 'not gpu and not bench'
+	@$(PYTEST) -m 'not gpu and not bench'
 
 format: setup ## put the code into the house's shape
 	@$(BIN)/ruff check --fix .
