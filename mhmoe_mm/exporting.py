@@ -198,4 +198,7 @@ def _card(
     about = f"A model of mhmoe-mm {config['mhmoe_mm']}."
     methods = () if kind is None else METHODS[kind]
     tag = str(task["class_path"]).rpartition(".")[2]
+    if tag == "ImageTokenizer":
+        use = "It gives patches of images codes, the targets of pretraining (`VQKDCodes(path)`)."
+        return model_card(name, about, rows, methods, [tag], told, plugins, use)
     return model_card(name, about, rows, methods, [tag], told, plugins)

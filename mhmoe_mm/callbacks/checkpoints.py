@@ -198,7 +198,7 @@ class Checkpoints(ModelCheckpoint):
             self._writer.add(work)
 
     def _warn_of_error(self) -> None:
-        if self._begun is not None and self._writer is not None and not self._told:
+        if self._begun is not None and self._writer is not None:
             self._warn_of(self._writer.error)
 
     def _warn_of(self, error: BaseException | None) -> None:

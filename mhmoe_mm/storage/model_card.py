@@ -39,6 +39,7 @@ def model_card(
     tags: Sequence[str] = (),
     sections: Mapping[str, Mapping[str, str]] | None = None,
     plugins: Sequence[str] = (),
+    otherwise: str = "It answers nothing yet: it is there to be fine-tuned.",
 ) -> str:
     """The page.
 
@@ -46,12 +47,13 @@ def model_card(
         name: of the folder.
         about: a sentence.
         rows: of the first table.
-        methods: what the model can be asked; empty: it is there to be fine-tuned.
+        methods: what the model can be asked.
+        otherwise: what it is there for, a sentence, where that is nothing.
         tags: for the search of hubs, beside those of every model.
         sections: further tables by their headings.
         plugins: packages that loading it needs named.
     """
-    use = "It answers nothing yet: it is there to be fine-tuned."
+    use = otherwise
     if methods:
         arguments = f'"{name}"' + (f", plugins={list(plugins)}" if plugins else "")
         use = _USE.format(

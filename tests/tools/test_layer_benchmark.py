@@ -67,7 +67,7 @@ def test_what_would_not_fit_is_refused_with_its_size():
 
 
 def test_the_command_prints_ratios_and_reasons_and_writes_them(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(layer, "CASES", CASES)
+    monkeypatch.setattr("tools.benchmarks.options.CASES", CASES)
     options = ["--dtype", "fp32", "--device", "cpu", "--repeats", "2", "--clock", "cpu"]
     files = ["--json", str(tmp_path / "a.json"), "--png", str(tmp_path / "a.png")]
     chosen = ["--peers", "one-hot", "lucidrains"]

@@ -35,7 +35,7 @@ def test_beyond_alignment_and_gradients_the_number_of_experts_takes_nothing():
 
 
 def test_the_command_prints_it_beside_peers_and_writes_it(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "CASES", [case(64, 24, 2, 3, 2, 12)])
+    monkeypatch.setattr("tools.benchmarks.options.CASES", [case(64, 24, 2, 3, 2, 12)])
     path = tmp_path / "memory.json"
     options = ["--dtype", "fp32", "--experts", "3", "5", "--peers", "one-hot", "--json", str(path)]
     assert memory.main(options) == 0

@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,9 +25,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from mhmoe_mm.callbacks.freed_memory import KeepFreedMemory
-from tools.benchmarks.cases import CASES, Case
+from tools.benchmarks.cases import Case
 from tools.benchmarks.engines import DENSE, DTYPES, LOOP, OURS, made
-from tools.benchmarks.peers import PEERS, Unfit, installed
+from tools.benchmarks.options import parsed, parser_of
+from tools.benchmarks.peers import Unfit
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 SLOW = 4.0
@@ -101,37 +102,18 @@ def _figure(seconds: list[float]) -> Figure:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.benchmarks.layer", description="How long a sparse layer takes."
-    )
-    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--case", default="", help="only cases whose name contains this")
-    parser.add_argument("--peers", nargs="*", choices=PEERS, help="which; default: those installed")
+    usual = "cuda" if torch.cuda.is_available() else "cpu"
+    parser = parser_of("layer", "How long a sparse layer takes.", usual)
     parser.add_argument("--no-loop", action="store_true", help="leave out one expert at a time")
-    parser.add_argument("--block", type=int, default=32, help="rows an expert's block is padded to")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--tokens", type=int, help="this many tokens instead of each case's own")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--keep-memory", action="store_true", help="let glibc keep freed blocks")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--png", type=Path, help="also draw them")
-    args = parser.parse_args(argv)
-    args.cases = [c for c in CASES if args.case in c.name]
-    if not args.cases:
-        names = ", ".join(c.name for c in CASES)
-        parser.error(f"no case is called '{args.case}'; there are {names}")
-    if args.tokens:
-        args.cases = [replace(c, tokens=args.tokens) for c in args.cases]
+    args = parsed(parser, argv)
     if args.repeats < 1:
         parser.error("--repeats is 1 or more")
     if args.device != "cpu" and args.clock == "cpu":
         parser.error("--clock cpu does not see what a GPU does")
-    known = installed()
-    if args.peers is None:
-        args.peers = known
-    if missing := [name for name in args.peers if name not in known]:
-        parser.error(f"{missing[0]} is not installed: pip install 'mhmoe-mm[peers]'")
     return args
 
 

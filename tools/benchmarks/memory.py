@@ -13,16 +13,16 @@ import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from tools.benchmarks.cases import CASES, Case
+from tools.benchmarks.cases import Case
 from tools.benchmarks.engines import DTYPES, OURS, made
-from tools.benchmarks.peers import PEERS, Unfit, installed
+from tools.benchmarks.options import parsed, parser_of
+from tools.benchmarks.peers import Unfit
 from tools.plan.ledger import Ledger
 
 
@@ -84,40 +84,19 @@ def resident(case: Case, dtype: torch.dtype, block: int) -> int:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.benchmarks.memory",
-        description="How much memory a sparse layer takes.",
-    )
-    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--case", default="", help="only cases whose name contains this")
+    parser = parser_of("memory", "How much memory a sparse layer takes.", "cpu")
     parser.add_argument("--experts", type=int, nargs="*", help="each case with so many experts")
-    parser.add_argument("--tokens", type=int, help="this many tokens instead of each case's own")
-    parser.add_argument("--peers", nargs="*", choices=PEERS, help="which; default: those installed")
-    parser.add_argument("--block", type=int, default=32, help="rows an expert's block is padded to")
     parser.add_argument("--resident", action="store_true", help="of a whole process, ours alone")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    args = parser.parse_args(argv)
-    cases = [c for c in CASES if args.case in c.name]
-    if not cases:
-        parser.error(
-            f"no case is called '{args.case}'; there are {', '.join(c.name for c in CASES)}"
-        )
-    if args.tokens:
-        cases = [replace(c, tokens=args.tokens) for c in cases]
+    args = parsed(parser, argv)
     if args.experts:
-        cases = [
+        args.cases = [
             replace(c, shape=replace(c.shape, num_experts=experts))
-            for c in cases
+            for c in args.cases
             for experts in args.experts
         ]
-    args.cases = list(dict.fromkeys(cases))
+    args.cases = list(dict.fromkeys(args.cases))
     if args.resident and len(args.cases) != 1:
         parser.error("--resident is of one case: name it with --case and --experts")
-    known = installed()
-    args.peers = known if args.peers is None else args.peers
-    if missing := [name for name in args.peers if name not in known]:
-        parser.error(f"{missing[0]} is not installed: pip install 'mhmoe-mm[peers]'")
     return args
 
 

@@ -1,0 +1,41 @@
+"""What the benchmarks of a layer are asked: which shapes, which engines, in which precision."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from tools.benchmarks.cases import CASES
+from tools.benchmarks.engines import DTYPES
+from tools.benchmarks.peers import PEERS, installed
+
+
+def parser_of(program: str, description: str, device: str) -> argparse.ArgumentParser:
+    """The options that they share; `device` is where layers run unless told otherwise."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m tools.benchmarks.{program}", description=description
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
+    parser.add_argument("--device", default=device)
+    parser.add_argument("--case", default="", help="only cases whose name contains this")
+    parser.add_argument("--tokens", type=int, help="this many tokens instead of each case's own")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, help="which; default: those installed")
+    parser.add_argument("--block", type=int, default=32, help="rows an expert's block is padded to")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """The options, `cases` and `peers` as lists; ends the program where there are none such."""
+    args = parser.parse_args(argv)
+    args.cases = [c for c in CASES if args.case in c.name]
+    if not args.cases:
+        names = ", ".join(c.name for c in CASES)
+        parser.error(f"no case is called '{args.case}'; there are {names}")
+    if args.tokens:
+        args.cases = [replace(c, tokens=args.tokens) for c in args.cases]
+    known = installed()
+    if args.peers is None:
+        args.peers = known
+    if missing := [name for name in args.peers if name not in known]:
+        parser.error(f"{missing[0]} is not installed: pip install 'mhmoe-mm[peers]'")
+    return args
