@@ -57,6 +57,37 @@ class Forward(NamedTuple):
     loads: dict[str, Load]
     """On the CPU."""
 
+    def passed(self, layer: str, start: int, number: int) -> LayerRouting | None:
+        """What a layer decided for `number` real tokens from `start` on; None where one of them
+        does not pass it.
+        """
+        routing = self.layers.get(layer)
+        if routing is None:
+            return None
+        place = np.searchsorted(routing.rows, np.arange(start, start + number))
+        if place[-1] >= len(routing.rows) or routing.rows[place[0]] != start:
+            return None
+        weight = None if routing.weight is None else routing.weight[place]
+        return LayerRouting(routing.rows[place], routing.expert[place], weight)
+
+    def row(self, row: int) -> "Forward":
+        """One row of the batch, as if it had been read alone and without padding."""
+        here = self.real[row]
+        first, count = int(self.real[:row].sum()), int(here.sum())
+        layers = {}
+        for name, (rows, expert, weight) in self.layers.items():
+            own = (rows >= first) & (rows < first + count)
+            kept = None if weight is None else weight[own]
+            layers[name] = LayerRouting(rows[own] - first, expert[own], kept)
+        image, masked, text = (
+            None if given is None else given[row : row + 1]
+            for given in (self.image, self.masked, self.text)
+        )
+        if text is not None:
+            text = text[:, torch.from_numpy(here[self.split :])]
+        real = np.ones((1, count), dtype=bool)
+        return Forward(image, masked, text, real, self.split, layers, self.loads)
+
 
 @dataclass
 class _Now:

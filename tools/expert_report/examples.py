@@ -218,13 +218,8 @@ def _of_tokens(forward: Forward, name: str, start: int, number: int) -> list[np.
 
     One row, none of it padding, so a token's place is its number.
     """
-    routing = forward.layers.get(name)
-    if routing is None:
-        return []
-    place = np.searchsorted(routing.rows, np.arange(start, start + number))
-    if place[-1] >= len(routing.rows) or routing.rows[place[0]] != start:
-        return []
-    return [routing.expert[i] for i in place]
+    routing = forward.passed(name, start, number)
+    return [] if routing is None else list(routing.expert)
 
 
 def _nested(array: np.ndarray) -> Any:
