@@ -14,7 +14,7 @@ from tools.demo.readings import Readings
 from tools.demo.request import RequestError, lines_of
 from tools.retrieval_gallery import all_finite
 
-_ABOUT = "How likely each is the one that belongs to it, among {}; together they make 100 %."
+_ABOUT = "How likely each is the right one among {}, by the model; together they make 100 %."
 
 
 class FindCaptions(Mode):

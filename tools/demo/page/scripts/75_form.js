@@ -53,15 +53,16 @@ class Place {
 }
 
 class AskingForm {
-  // One form for each mode of the model; answered(answer, milliseconds) is called with what came back.
-  constructor(about, answered) {
-    Object.assign(this, { about, answered, mode: about.modes[0], busy: false });
+  // One form for each mode of the model. answered(answer, milliseconds) is called with what came back, edited()
+  // when the form no longer asks that.
+  constructor(about, answered, edited) {
+    Object.assign(this, { about, answered, edited, mode: about.modes[0], busy: false });
     this.status = el("p", { class: "status", role: "status" });
     this.error = el("p", { class: "error", role: "alert", hidden: true });
     [this.fields, this.draw] = refilled(() => this.made());
     const modes = about.modes.length > 1
       ? choice("What to do", about.modes.map((mode) => [mode.name, mode.title]), this.mode.name, (name) => { this.mode = about.modes.find((mode) => mode.name === name); this.clear(); this.draw(); }) : null;
-    this.node = el("form", { class: "card ask", onsubmit: (event) => { event.preventDefault(); this.submit(); }, "aria-label": "Ask the model" }, modes, this.fields, this.error);
+    this.node = el("form", { class: "card ask", onsubmit: (event) => { event.preventDefault(); this.submit(); }, oninput: () => this.edited(), "aria-label": "Ask the model" }, modes, this.fields, this.error);
     this.draw();
     addEventListener("paste", (event) => {
       const file = [...event.clipboardData.files].find((one) => one.type.startsWith("image/"));
@@ -98,6 +99,7 @@ class AskingForm {
   }
 
   clear() {
+    this.edited();
     this.error.hidden = true;
     this.error.textContent = "";
   }

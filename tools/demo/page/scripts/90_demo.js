@@ -19,14 +19,15 @@ async function start() {
   kind.textContent = `${about.name}, ${about.task}`;
   document.title = `${title.textContent} – ${about.name}`;
   const experts = expertsCard(about);
+  let last = null; // the answer that is shown, and how long it took
   const [answers, again] = refilled(() => (last ? answerCard(...last, experts.choose) : null));
-  let last = null;
   const form = new AskingForm(about, (answer, took) => {
     last = [answer, took];
     again();
     experts.show(answer);
+    main.classList.remove("stale");
     spoken.textContent = inWords(answer, took);
-  });
+  }, () => main.classList.toggle("stale", last !== null));
   main.append(el("div", { class: "asking" }, form.node, answers), experts.node);
 }
 

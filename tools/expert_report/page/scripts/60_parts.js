@@ -51,3 +51,15 @@ const carried = (ids, weights) => ids.map((id, i) => (id >= 0 ? weighed(id, weig
 
 const first = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 const controls = (...parts) => el("div", { class: "controls" }, parts);
+
+function expertChip(expert, experts, more) {
+  const chip = el("span", { class: "chip" }, String(expert), more ? el("small", {}, more) : null);
+  const paint = () => {
+    const colour = expertColour(expert, experts);
+    chip.style.background = rgb(colour);
+    chip.style.color = inkOn(colour);
+  };
+  paint();
+  onTheme(paint);
+  return chip;
+}
