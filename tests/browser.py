@@ -84,7 +84,7 @@ class Browser:
         dark: bool = False,
         reduced_motion: bool = True,
     ) -> "Browser":
-        """Show a file, or an address, in a window of `size` CSS pixels to a person with these preferences."""
+        """Show a file or an address in a window of `size` CSS pixels to a person of this taste."""
         self.driver.get("about:blank")
         self._logs("browser"), self._logs("performance")
         self.resize(size)

@@ -172,3 +172,29 @@ def test_compiled_blocks_run_uncompiled_while_recorded_and_compiled_again_after(
     net(*inputs())
     assert calls == [1]
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+@pytest.mark.parametrize("layout", [SharedLayout, ReleasedLayout, PaperLayout])
+def test_a_row_of_a_batch_is_what_it_is_alone_and_unpadded(layout):
+    net = net_of(layout)
+    image, text, pad = inputs()
+    together, _ = recorded(net, image, text, pad)
+    for row in range(2):
+        own = text[row : row + 1, ~pad[row]]
+        alone, _ = recorded(net, image[row : row + 1], own)
+        found = together.row(row)
+        assert found.text is not None
+        assert found.text.tolist() == own.tolist()
+        assert found.real.tolist() == alone.real.tolist()
+        assert list(found.layers) == list(alone.layers)
+        for name, routing in alone.layers.items():
+            assert found.layers[name].rows.tolist() == routing.rows.tolist()
+            assert found.layers[name].expert.tolist() == routing.expert.tolist()
+            for start, number in ((1, 4), (5, own.shape[1]), (4, 2)):
+                some = found.passed(name, start, number)
+                place = {token: i for i, token in enumerate(routing.rows.tolist())}
+                wanted = [place.get(token) for token in range(start, start + number)]
+                assert (some is None) == (None in wanted)
+                if some is not None:
+                    assert some.expert.tolist() == routing.expert[wanted].tolist()
+    assert together.passed("no such layer", 0, 1) is None

@@ -240,6 +240,31 @@ def test_captions_and_pictures_are_searched(browser: Browser, retrieval: Server,
     browser.assert_quiet()
 
 
+def test_a_caption_is_written_with_the_beams_that_are_chosen(
+    browser: Browser, trained, picture: Path
+):
+    model = mhmoe_mm.load(trained("captioning").checkpoint)
+    with running(of_model(trained("captioning"), shards=False)) as server:
+        opened(browser, server)
+        give(browser, picture)
+        answered(browser)
+        assert browser.text(".headline") == (model.caption(picture) or "(nothing)")
+        labels = browser.all(".ask .segments label")
+        assert [label.text for label in labels] == ["1", "2", "3", "5"], "two are the model's own"
+        asked: list[int | None] = []
+        mode = server.demo.modes["caption"]
+
+        def noted(request):
+            asked.append(request.beams)
+            return mode(request)
+
+        server.demo.modes["caption"] = noted  # pyright: ignore[reportArgumentType]
+        noted.form = mode.form  # pyright: ignore[reportFunctionMemberAccess]
+        labels[3].click()
+        answered(browser)
+        assert asked == [5]
+
+
 def test_two_pictures_have_two_places(browser: Browser, trained, picture: Path, tmp_path: Path):
     (tmp_path / "other.png").write_bytes(png(9, side=25))
     with running(of_model(trained("nlvr2"), shards=False)) as server:

@@ -86,7 +86,7 @@ class AskingForm {
       mode.images ? el("div", { class: mode.images === 2 ? "places two" : "places" }, this.places.map((place, i) => el("div", {}, mode.images === 2 ? el("p", { class: "label" }, labels[i]) : null, place.node))) : null,
       this.text ? el("div", { class: "field" }, el("label", { for: id, class: "label" }, mode.text, mode.text_optional ? el("small", {}, "optional") : null), this.text,
         el("small", { id: `${id}-hint`, class: "hint" }, [mode.hint, about.max_tokens ? `${mode.lines ? "Each up" : "Up"} to ${about.max_tokens} tokens.` : ""].filter(Boolean).join(" "))) : null,
-      mode.beams ? choice("Beams", [...new Set([1, 3, 5, mode.beams])].sort().map((n) => [String(n), String(n)]), String(mode.beams), (n) => { this.beams = +n; }) : null,
+      mode.beams ? choice("Beams", [...new Set([1, 3, 5, mode.beams])].sort((a, b) => a - b).map((n) => [String(n), String(n)]), String(mode.beams), (n) => { this.beams = +n; }) : null,
       el("div", { class: "doing" }, this.button,
         about.examples ? el("button", { type: "button", class: "example", onclick: () => this.example() }, "Example") : null, this.status),
     ].filter(Boolean);
@@ -126,7 +126,7 @@ class AskingForm {
     try {
       const images = await Promise.all(this.places.filter((place) => place.file).map((place) => base64Of(place.file)));
       const request = { mode: this.mode.name, images, text: this.text?.value ?? "" };
-      if (this.beams) request.beams = this.beams;
+      if (this.beams !== this.mode.beams) request.beams = this.beams; // without, the model's own number
       const begin = performance.now();
       const answer = await asked("/ask", request);
       const took = performance.now() - begin;
