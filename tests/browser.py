@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of pages that open from disk.
+"""A headless Chromium for tests of pages that open from disk, or from a server of the test's.
 
     def test_a_page(browser: Browser, tmp_path):
         page = browser.open(tmp_path / "page.html", dark=True)
@@ -79,12 +79,12 @@ class Browser:
 
     def open(
         self,
-        path: Path,
+        page: Path | str,
         size: tuple[int, int] = LAPTOP,
         dark: bool = False,
         reduced_motion: bool = True,
     ) -> "Browser":
-        """Show a file in a window of `size` CSS pixels to a person with these preferences."""
+        """Show a file or an address in a window of `size` CSS pixels to a person of this taste."""
         self.driver.get("about:blank")
         self._logs("browser"), self._logs("performance")
         self.resize(size)
@@ -95,7 +95,7 @@ class Browser:
             "Emulation.setEmulatedMedia",
             features=[{"name": name, "value": value} for name, value in features.items()],
         )
-        self._opened = path.resolve().as_uri()
+        self._opened = page if isinstance(page, str) else page.resolve().as_uri()
         self.driver.get(self._opened)
         return self
 

@@ -96,16 +96,27 @@ def collect(model: Model, samples: Samples, languages: list[str] | None) -> Coll
     captions = [all_captions(samples[number], languages) for number in range(len(samples))]
     texts = [caption for several in captions for caption in several]
     text_image = torch.tensor([i for i, several in enumerate(captions) for _ in several])
+    image_vector = all_finite(embed_images(model, samples), model.source)
+    text_vector = all_finite(model.embed_text(texts), model.source)
+    return Collection(samples, texts, text_image, image_vector, text_vector)
+
+
+def embed_images(model: Model, samples: Samples) -> Tensor:
+    """The vectors of all images, a few read at a time: float32 (images dim)."""
     vectors: list[Tensor] = []
     with ProgressBar("images", len(samples), unit="images") as bar:
         for start in range(0, len(samples), AT_A_TIME):
             part = range(start, min(start + AT_A_TIME, len(samples)))
             vectors.append(model.embed_image([samples[number].image() for number in part]))
             bar.advance(len(part))
-    collection = Collection(samples, texts, text_image, torch.cat(vectors), model.embed_text(texts))
-    if not all(side.isfinite().all() for side in collection[3:]):
-        raise InputError(f"The vectors of {model.source} hold NaN or infinity: it has diverged.")
-    return collection
+    return torch.cat(vectors)
+
+
+def all_finite(vectors: Tensor, source: str) -> Tensor:
+    """The same vectors; InputError where a diverged model made them."""
+    if not vectors.isfinite().all():
+        raise InputError(f"The vectors of {source} hold NaN or infinity: it has diverged.")
+    return vectors
 
 
 def find(query: Tensor, candidate: Tensor, right: Tensor) -> Found:

@@ -31,6 +31,8 @@ class RoutedRow(NamedTuple):
     """By layer: int (passed), places of the tokens that passed it, in order."""
     expert: dict[str, np.ndarray]
     """By layer: int (passed heads choices), -1 for none."""
+    weight: dict[str, np.ndarray]
+    """By layer: float16 (passed heads choices); empty where weights were not read."""
 
     def part(self, modality: int) -> np.ndarray:
         """int (tokens), places of its words, or of its patches without the image as a whole."""
@@ -40,13 +42,22 @@ class RoutedRow(NamedTuple):
 
     def experts_of(self, place: np.ndarray, layer: str) -> np.ndarray | None:
         """(place heads choices) experts of these tokens in a layer; None where one did not pass."""
+        at = self._at(place, layer)
+        return None if at is None else self.expert[layer][at]
+
+    def weights_of(self, place: np.ndarray, layer: str) -> np.ndarray | None:
+        """(place heads choices) likewise the experts' weights."""
+        at = self._at(place, layer)
+        return None if at is None or layer not in self.weight else self.weight[layer][at]
+
+    def _at(self, place: np.ndarray, layer: str) -> np.ndarray | None:
         passed = self.passed.get(layer)
         if passed is None or not len(place):
             return None
         at = np.searchsorted(passed, place)
         if at[-1] >= len(passed) or (passed[at] != place).any():
             return None
-        return self.expert[layer][at]
+        return at
 
     def diversity(self, place: np.ndarray, experts: dict[str, int]) -> np.ndarray | None:
         """float (place) different experts of these tokens, mean over the layers that they pass;
@@ -80,6 +91,11 @@ def row_of(chunk: RoutingChunk, row: int, places: slice = slice(None)) -> Routed
         chunk.pixel.get(row),
         {name: chunk.layers[name].rows[part] - own.start for name, part in bounds.items()},
         {name: chunk.layers[name].expert[part] for name, part in bounds.items()},
+        {
+            name: weight[part]
+            for name, part in bounds.items()
+            if (weight := chunk.layers[name].weight) is not None
+        },
     )
 
 

@@ -3,11 +3,14 @@
 from collections import Counter
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from einops import rearrange
 
 from mhmoe_mm.callbacks.routing_record import NOWHERE, RoutingRecorder, dense
+from mhmoe_mm.callbacks.routing_rows import TEXT, row_of
+from mhmoe_mm.callbacks.routing_tokens import Samples, chunk_of
 from mhmoe_mm.models.attention import Past
 from mhmoe_mm.models.beit3 import KINDS, BEiT3
 from mhmoe_mm.models.ffn import GeluFFN
@@ -172,3 +175,30 @@ def test_compiled_blocks_run_uncompiled_while_recorded_and_compiled_again_after(
     net(*inputs())
     assert calls == [1]
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+@pytest.mark.parametrize("layout", [SharedLayout, ReleasedLayout, PaperLayout])
+def test_a_row_of_a_batch_is_what_it_is_alone_and_unpadded(layout):
+    net = net_of(layout)
+    image, text, pad = inputs()
+    together, _ = recorded(net, image, text, pad)
+    for row in range(2):
+        own = text[row : row + 1, ~pad[row]]
+        alone, _ = recorded(net, image[row : row + 1], own)
+        found = row_of(chunk_of(together, Samples(*[["", ""]] * 4), None, None), row)
+        assert found.tokens.vocabulary_id[found.part(TEXT)].tolist() == own[0].tolist()
+        assert list(found.passed) == list(alone.layers)
+        for name, routing in alone.layers.items():
+            assert found.passed[name].tolist() == routing.rows.tolist()
+            assert found.expert[name].tolist() == routing.expert.tolist()
+            assert routing.weight is not None
+            for start, number in ((1, 4), (5, own.shape[1]), (4, 2)):
+                places = np.arange(start, start + number)
+                some, weights = found.experts_of(places, name), found.weights_of(places, name)
+                place = {token: i for i, token in enumerate(routing.rows.tolist())}
+                wanted = [place.get(token) for token in places.tolist()]
+                assert (some is None) == (weights is None) == (None in wanted)
+                if some is not None and weights is not None:
+                    assert some.tolist() == routing.expert[wanted].tolist()
+                    assert weights.tolist() == pytest.approx(routing.weight[wanted], abs=1e-3)
+        assert found.experts_of(np.arange(1), "no such layer") is None

@@ -1,9 +1,6 @@
 """Puts the page together: markup, style, scripts and data in one file."""
 
-import base64
-import hashlib
 import html
-import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -11,9 +8,8 @@ from pathlib import Path
 from mhmoe_mm.storage.whole import write_text
 from tools.expert_report.contents import RunContents
 from tools.expert_report.contents_json import plain
+from tools.expert_report.page.assembly import digest, filled, joined
 from tools.expert_report.page.packing import packed, script_safe, well_formed
-
-SEPARATOR = "\n\n"
 
 
 def write_page(runs: Sequence[RunContents], path: Path) -> None:
@@ -40,17 +36,13 @@ def page(runs: Sequence[RunContents]) -> str:
     """The text of the file."""
     folder = files(__package__ or "tools.expert_report.page")
     scripts = sorted((folder / "scripts").iterdir(), key=lambda script: script.name)
-    code = SEPARATOR.join(script.read_text(encoding="utf-8") for script in scripts)
-    script = f'"use strict";\n(() => {{\n{code}\n}})();\n'
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    script = joined(scripts)
     parts = {
         "title": html.escape(well_formed(" against ".join(run.summary.name for run in runs))),
         "policy": f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'",
+        f"script-src {digest(script)}",
         "style": (folder / "page.css").read_text(encoding="utf-8"),
         "script": script,
         "data": script_safe([packed(plain(run)) for run in runs]),
     }
-    frame = (folder / "page.html").read_text(encoding="utf-8")
-    # In one pass: what a caption says is never taken for a place to fill.
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], frame)
+    return filled((folder / "page.html").read_text(encoding="utf-8"), parts)

@@ -6,10 +6,10 @@ const fontOf = (size) => `${size}px ${css("--sans")}`;
 class Heatmap {
   // rows, columns: names. cell(row, column): null, or {colour: [r, g, b], text, cross, value, told()},
   // where told gives the title and lines of the tooltip.
-  // A cell may have an alpha. square: cells as tall as wide. bare: without names. backdrop: an image
+  // A cell may have an alpha. square: cells as tall as wide, times stretch. bare: without names. backdrop: an image
   // behind the cells.
-  constructor({ label, rows, columns, cell, square = false, bare = false, backdrop = null, rowTitle = "", columnTitle = "", tallest = 34, lowest = 9, widest = 72, most = 380 }) {
-    Object.assign(this, { label, rows, columns, cell, square, bare, backdrop, rowTitle, columnTitle, tallest, lowest, widest, most });
+  constructor({ label, rows, columns, cell, square = false, stretch = 1, bare = false, backdrop = null, rowTitle = "", columnTitle = "", tallest = 34, lowest = 9, widest = 72, most = 380 }) {
+    Object.assign(this, { label, rows, columns, cell, square, stretch, bare, backdrop, rowTitle, columnTitle, tallest, lowest, widest, most });
     this.at = null;
     this.canvas = el("canvas", {
       tabindex: 0, role: "img", "aria-roledescription": "heatmap",
@@ -30,7 +30,7 @@ class Heatmap {
     this.top = this.bare ? 1 : this.columnTitle ? 34 : 20;
     const room = width - this.left - 2;
     this.wide = Math.max(3, Math.min(room / this.columns.length, this.widest));
-    this.high = this.square ? this.wide : clamp(this.most / this.rows.length, this.lowest, this.tallest);
+    this.high = this.square ? this.stretch * this.wide : clamp(this.most / this.rows.length, this.lowest, this.tallest);
     return [this.left + this.wide * this.columns.length + 2, this.top + this.high * this.rows.length + 2];
   }
 

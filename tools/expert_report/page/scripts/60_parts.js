@@ -45,8 +45,21 @@ const ours = (run, text) => (two ? `${run.summary.name}${text ? `, ${text}` : ""
 // Whether a token can reach more than one expert at all.
 const spreads = (run) => run.layers.some((layer) => Math.min(layer.num_heads * layer.choices, layer.num_experts) > 1);
 
-// The experts that carried out an assignment, or that none did.
-const carried = (ids) => ids.filter((id) => id >= 0).join(", ") || "refused";
+// The experts that carried out an assignment, with their weights where these are known, or that none did.
+const weighed = (id, weight) => (known(weight) ? `${id} (${fixed(weight)})` : String(id));
+const carried = (ids, weights) => ids.map((id, i) => (id >= 0 ? weighed(id, weights?.[i]) : null)).filter(Boolean).join(", ") || "refused";
 
 const first = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 const controls = (...parts) => el("div", { class: "controls" }, parts);
+
+function expertChip(expert, experts, more) {
+  const chip = el("span", { class: "chip" }, String(expert), more ? el("small", {}, more) : null);
+  const paint = () => {
+    const colour = expertColour(expert, experts);
+    chip.style.background = rgb(colour);
+    chip.style.color = inkOn(colour);
+  };
+  paint();
+  onTheme(paint);
+  return chip;
+}

@@ -43,18 +43,6 @@ function readingPart() {
   ];
 }
 
-function expertChip(expert, experts, more) {
-  const chip = el("span", { class: "chip" }, String(expert), more ? el("small", {}, more) : null);
-  const paint = () => {
-    const colour = expertColour(expert, experts);
-    chip.style.background = rgb(colour);
-    chip.style.color = inkOn(colour);
-  };
-  paint();
-  onTheme(paint);
-  return chip;
-}
-
 function specialisationSection() {
   return explained("specialisation", "What experts are for",
     "How much knowing the expert tells of what it read, such as its modality or language: zero above chance means that experts are interchangeable, more means that they specialise, which is often wanted as long as all of them work.",

@@ -31,7 +31,8 @@ function patchCell(run, image, layer, head) {
 function patchTold(run, image, layer, row, column, read) {
   const patch = row * image.columns + column;
   const chosen = picture.layer === "mean" ? [] : image.experts[layer]?.[patch] ?? [];
-  const shown = chosen.slice(0, 12).map((ids, head) => [chosen.length > 1 ? `head ${head}` : "expert", carried(ids)]);
+  const weights = image.weights?.[layer]?.[patch]; // not every page has them
+  const shown = chosen.slice(0, 12).map((ids, head) => [chosen.length > 1 ? `head ${head}` : "expert", carried(ids, weights?.[head])]);
   return {
     title: `patch in row ${row + 1}, column ${column + 1}`,
     lines: [...shown, ...(chosen.length > 12 ? [`and ${chosen.length - 12} more heads`] : []), ["different experts", short(read)], ["edges in the patch", fixed(image.energy[patch], 3)]],
@@ -45,20 +46,21 @@ function patchLevels(run, image, layer) {
   return [1, Math.max(reach, 1.001)];
 }
 
-function overlay(run) {
+function overlay(run, _index, besideItself = !two) {
   const image = run.images.find((one) => one.key === picture.key);
   if (!image) return null;
   const passed = imageLayers(run, image);
   if (!passed.length) return el("p", { class: "note" }, "No sparse layer of this run reads images.");
   const layer = passed.find((i) => layerName(run, i) === picture.layer) ?? passed[0];
   const photo = new Image();
+  const stretch = (image.height / image.rows) / (image.width / image.columns); // of a patch, in the picture as it was given
   const map = new Heatmap({
-    label: `Patches of an image by ${picture.by}${two ? `, ${run.summary.name}` : ""}`, rows: expertNames(image.rows), columns: expertNames(image.columns), bare: true, square: true,
-    widest: 340 / Math.max(image.columns, image.rows), backdrop: photo, cell: patchCell(run, image, layer, picture.head), rowTitle: "row",
+    label: `Patches of an image by ${picture.by}${two ? `, ${run.summary.name}` : ""}`, rows: expertNames(image.rows), columns: expertNames(image.columns), bare: true, square: true, stretch,
+    widest: 340 / Math.max(image.columns, image.rows * stretch), backdrop: photo, cell: patchCell(run, image, layer, picture.head), rowTitle: "row",
   });
   photo.onload = () => map.redraw();
   photo.src = `data:image/png;base64,${image.png}`;
-  const plainPicture = two ? null : el("img", { class: image.width > 200 ? "photo" : "photo coarse", src: photo.src, alt: image.text || "the image alone", style: { "aspect-ratio": `${image.width} / ${image.height}` } });
+  const plainPicture = !besideItself ? null : el("img", { class: image.width > 200 ? "photo" : "photo coarse", src: photo.src, alt: image.text || "the image alone", style: { "aspect-ratio": `${image.width} / ${image.height}` } });
   const [key, again] = refilled(() => (picture.by === "expert" ? expertKey(run, image, layer, () => { again(); map.redraw(); }) : diversityKey(run, image, layer)));
   again();
   const heads = run.layers[layer].num_heads;

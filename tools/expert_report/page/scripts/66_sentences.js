@@ -78,7 +78,7 @@ function whereWent(run, word, layers) {
         const kept = ids.filter((id) => id >= 0);
         return {
           colour: kept.length ? expertColour(kept[0], experts) : [128, 128, 128], cross: !kept.length, text: kept.join(","), value: carried(ids),
-          told: () => ({ title: `${layerName(run, layer)}, head ${column}`, lines: [[kept.length > 1 ? "experts" : "expert", carried(ids)], ["different experts of the token", short(token.diversity[layer])]] }),
+          told: () => ({ title: `${layerName(run, layer)}, head ${column}`, lines: [[kept.length > 1 ? "experts" : "expert", carried(ids, token.weights?.[layer]?.[column])], ["different experts of the token", short(token.diversity[layer])]] }),
         };
       },
     });
