@@ -11,3 +11,7 @@ def main() -> None:
     """Carry out the command line; exit with 0, with 2 if it was refused, or with 1 if it failed
     while running."""
     sys.exit(run(sys.argv[1:], Task))
+
+
+if __name__ == "__main__":
+    main()

@@ -37,7 +37,7 @@ def measure(sender: Connection) -> None:
 def test_a_block_as_large_as_one_freed_before_costs_no_new_pages():
     receiver, sender = multiprocessing.Pipe(duplex=False)
     # A process of its own, because the allocator does not forget what it was told.
-    process = multiprocessing.get_context("fork").Process(target=measure, args=(sender,))
+    process = multiprocessing.get_context("spawn").Process(target=measure, args=(sender,))
     process.start()
     given_back, kept = receiver.recv()
     process.join()

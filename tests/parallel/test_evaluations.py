@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.parallel.evaluations import ASKED, LAYOUTS, LENGTHS, UNEVEN, dealt, evaluated
 from tests.ranks import run_on_ranks
@@ -17,6 +18,7 @@ EVALUATIONS = [(w, layout, n) for w in LAYOUTS for layout in LAYOUTS[w] for n in
 def folder(tmp_path_factory) -> Path:
     """With trained networks: captions that stop, and answers of which some are wrong."""
     folder = tmp_path_factory.mktemp("evaluations")
+    torch.manual_seed(0)
     for name, steps in (("captions, greedy", 150), ("answers", 4)):
         asked = ASKED[name]
         batch = asked.batch(folder)
