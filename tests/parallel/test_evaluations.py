@@ -18,7 +18,7 @@ EVALUATIONS = [(w, layout, n) for w in LAYOUTS for layout in LAYOUTS[w] for n in
 def folder(tmp_path_factory) -> Path:
     """With trained networks: captions that stop, and answers of which some are wrong."""
     folder = tmp_path_factory.mktemp("evaluations")
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     for name, steps in (("captions, greedy", 150), ("answers", 4)):
         asked = ASKED[name]
         batch = asked.batch(folder)
