@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from mhmoe_mm.callbacks.expert_activation import ExpertActivation
+from mhmoe_mm.callbacks.expert_examples import ExpertExamples
 from mhmoe_mm.callbacks.routing_dump import RoutingDump
 from mhmoe_mm.models.beit3 import BEiT3
 from mhmoe_mm.models.ffn import GeluFFN
@@ -34,7 +35,7 @@ def evaluate(given, folder: Path, **options) -> None:
     torch.manual_seed(0)
     task = MaskedPretraining(net_of_even_experts(), NormalizedPixels(PATCH))
     settings = QUIET | {"logger": CSVLogger(folder)} | options
-    trainer = Trainer(**settings, callbacks=[ExpertActivation(), RoutingDump()])
+    trainer = Trainer(**settings, callbacks=[ExpertActivation(), ExpertExamples(), RoutingDump()])
     trainer.validate(task, loader(given), verbose=False)
 
 

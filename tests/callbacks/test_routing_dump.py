@@ -101,6 +101,7 @@ def test_two_ranks_keep_together_what_one_keeps_sharded_too(tmp_path):
         kept = folder / "routing/val-00000000"
         assert sorted(path.name for path in kept.iterdir()) == ["rank-0.npz", "rank-1.npz"]
         assert recount(kept) == logged(folder / "experts.jsonl") == expected
+        assert (folder / "experts/patches-val-00000000.png").is_file()
 
 
 def test_what_is_read_back_is_what_was_written(tmp_path):
