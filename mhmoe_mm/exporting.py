@@ -35,7 +35,7 @@ from mhmoe_mm.storage.exported import (
     is_exported,
     write_exported,
 )
-from mhmoe_mm.storage.model_card import model_card
+from mhmoe_mm.storage.model_card import TO_FINE_TUNE, model_card
 from mhmoe_mm.storage.whole import write_whole
 from mhmoe_mm.tasks.image_classification import ImageClassification
 
@@ -167,6 +167,9 @@ def _shown(shape: torch.Size | None) -> str:
     return "missing" if shape is None else str(tuple(shape))
 
 
+_CODES = "It gives patches of images codes, the targets of pretraining (`VQKDCodes(path)`)."
+
+
 def _card(
     name: str,
     config: Mapping[str, Any],
@@ -198,7 +201,5 @@ def _card(
     about = f"A model of mhmoe-mm {config['mhmoe_mm']}."
     methods = () if kind is None else METHODS[kind]
     tag = str(task["class_path"]).rpartition(".")[2]
-    if tag == "ImageTokenizer":
-        use = "It gives patches of images codes, the targets of pretraining (`VQKDCodes(path)`)."
-        return model_card(name, about, rows, methods, [tag], told, plugins, use)
-    return model_card(name, about, rows, methods, [tag], told, plugins)
+    otherwise = _CODES if tag == "ImageTokenizer" else TO_FINE_TUNE
+    return model_card(name, about, rows, methods, [tag], told, plugins, otherwise)

@@ -9,10 +9,10 @@ from lightning.pytorch.callbacks import Callback
 from mhmoe_mm.callbacks.examples_picture import draw_patches, draw_words
 from mhmoe_mm.callbacks.logged_images import log_image
 from mhmoe_mm.callbacks.routing_record import RoutingRecorder
-from mhmoe_mm.callbacks.routing_rows import IMAGE, TEXT, RoutedRow, Turns, row_of, whole_text
+from mhmoe_mm.callbacks.routing_rows import IMAGE, TEXT, RoutedRow, Turns, take_rows
 from mhmoe_mm.callbacks.routing_tokens import RoutingChunk, chunks
 from mhmoe_mm.callbacks.run_folder import run_folder
-from mhmoe_mm.inputs.spelling import Spelling
+from mhmoe_mm.inputs.spelling import Spelling, spelling_of
 from mhmoe_mm.moe.sparse_layers import described
 from mhmoe_mm.tasks.base import Task
 
@@ -47,9 +47,7 @@ class ExpertExamples(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._folder = run_folder(trainer)  # asks every rank
-        module = getattr(trainer, "datamodule", None)
-        if getattr(module, "tokenizer_path", None):
-            self._spelling = Spelling(module.tokenizer)  # pyright: ignore[reportOptionalMemberAccess]
+        self._spelling = spelling_of(getattr(trainer, "datamodule", None)) or self._spelling
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._folder is None or trainer.sanity_checking or not isinstance(pl_module, Task):
@@ -103,36 +101,22 @@ class ExpertExamples(Callback):
         folder = self._folder / "experts"
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{stage}-{trainer.global_step:08d}.png"
-        if images := self._images(found):
+        if images := self._rows(found, IMAGE, self.images):
             path = folder / f"patches-{name}"
             draw_patches(images, experts, f"Experts of patches, {title}", path)
             log_image(trainer, f"{stage}/experts/patches", path)
-        if self._spelling is not None and (texts := self._texts(found, self._spelling)):
+        if self._spelling is None:
+            return
+        if texts := self._rows(found, TEXT, self.sentences, self._spelling.eos):
             path = folder / f"words-{name}"
             draw_words(texts, self._spelling, experts, f"Experts of words, {title}", path)
             log_image(trainer, f"{stage}/experts/words", path)
 
-    def _images(self, found: list[RoutingChunk]) -> list[RoutedRow]:
-        turns = Turns[RoutedRow](self.images)
+    @staticmethod
+    def _rows(
+        found: list[RoutingChunk], modality: int, most: int, end: int | None = None
+    ) -> list[RoutedRow]:
+        turns = Turns[RoutedRow](most)
         for chunk in found:
-            for row in chunk.pixel:
-                _take(turns, row_of(chunk, row))
-        return turns.in_turn()[: self.images]
-
-    def _texts(self, found: list[RoutingChunk], spelling: Spelling) -> list[RoutedRow]:
-        turns = Turns[RoutedRow](self.sentences)
-        for chunk in found:
-            there = (chunk.tokens.modality == TEXT).any()
-            for row in range(len(chunk.samples.key) if there else 0):
-                whole = row_of(chunk, row)
-                if not len(whole.part(IMAGE)):
-                    ids = whole.tokens.vocabulary_id.tolist()
-                    whole = row_of(chunk, row, whole_text(ids, spelling.eos))
-                _take(turns, whole)
-        return turns.in_turn()[: self.sentences]
-
-
-def _take(turns: Turns[RoutedRow], row: RoutedRow) -> None:
-    kind = (row.task, row.language, row.answer_type)
-    if turns.wants(kind, row.key):
-        turns.take(row, kind, row.key)
+            take_rows(turns, chunk, modality, end)
+        return turns.in_turn()[:most]

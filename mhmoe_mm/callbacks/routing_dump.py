@@ -11,7 +11,7 @@ from mhmoe_mm.callbacks.routing_record import RoutingRecorder
 from mhmoe_mm.callbacks.routing_table import RoutingTable
 from mhmoe_mm.callbacks.routing_tokens import chunks
 from mhmoe_mm.callbacks.run_folder import run_folder
-from mhmoe_mm.inputs.spelling import Spelling
+from mhmoe_mm.inputs.spelling import Spelling, spelling_of
 from mhmoe_mm.moe.sparse_layers import described
 from mhmoe_mm.storage.checkpoint_io import read_plain
 from mhmoe_mm.tasks.base import Task
@@ -68,9 +68,8 @@ class RoutingDump(Callback):
         layers = described(pl_module.net)
         if not layers:
             return
-        module = getattr(trainer, "datamodule", None)
-        if self._spelling is None and getattr(module, "tokenizer_path", None):
-            self._spelling = Spelling(module.tokenizer)  # pyright: ignore[reportOptionalMemberAccess]
+        if self._spelling is None:
+            self._spelling = spelling_of(getattr(trainer, "datamodule", None))
         name = (
             self._folder.parent.name if self._folder.name[:8] == "version_" else self._folder.name
         )

@@ -161,3 +161,35 @@ class Turns(Generic[T]):
         kinds = self._found.values()
         longest = max(map(len, kinds), default=0)
         return [turn[i] for i in range(longest) for turn in kinds if i < len(turn)]
+
+
+def take_rows(
+    turns: Turns[RoutedRow],
+    chunk: RoutingChunk,
+    modality: int,
+    end: int | None,
+    room: int | None = None,
+) -> None:
+    """Take the rows of a forward that `turns` want: those with a text, or whose image was kept.
+
+    Args:
+        turns: by task, language and type of answer; each key once.
+        chunk: the forward.
+        modality: of what is shown, `IMAGE` or `TEXT`.
+        end: the id that ends a text; of a row that is all text, one text is taken.
+        room: rows that `turns` may hold; None: no limit.
+    """
+    rows = chunk.pixel
+    if modality == TEXT:
+        rows = range(len(chunk.samples.key) if (chunk.tokens.modality == TEXT).any() else 0)
+    samples = chunk.samples
+    for number in rows:
+        if room is not None and len(turns) >= room:
+            return
+        kind = (samples.task[number], samples.language[number], samples.answer_type[number])
+        if not turns.wants(kind, samples.key[number]):
+            continue
+        row = row_of(chunk, number)
+        if modality == TEXT and not len(row.part(IMAGE)):
+            row = row_of(chunk, number, whole_text(row.tokens.vocabulary_id.tolist(), end))
+        turns.take(row, kind, samples.key[number])

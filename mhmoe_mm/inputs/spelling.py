@@ -1,6 +1,7 @@
 """What the tokens of a vocabulary spell, and which of them belong to one word."""
 
 import unicodedata
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -82,6 +83,13 @@ class Spelling:
         if token in self.special_names:
             return self.special_names[token]
         return self.spelled[token].decode("utf-8", errors="replace")
+
+
+def spelling_of(data_module: Any) -> Spelling | None:
+    """Of the texts of a data module; None where it has none, or no tokenizer."""
+    if not getattr(data_module, "tokenizer_path", None):
+        return None
+    return Spelling(data_module.tokenizer)
 
 
 def _kinds(piece: bytes) -> tuple[int, int]:

@@ -31,6 +31,9 @@ print(model)
 It can be asked: {methods}."""
 
 
+TO_FINE_TUNE = "It answers nothing yet: it is there to be fine-tuned."
+
+
 def model_card(
     name: str,
     about: str,
@@ -39,7 +42,7 @@ def model_card(
     tags: Sequence[str] = (),
     sections: Mapping[str, Mapping[str, str]] | None = None,
     plugins: Sequence[str] = (),
-    otherwise: str = "It answers nothing yet: it is there to be fine-tuned.",
+    otherwise: str = TO_FINE_TUNE,
 ) -> str:
     """The page.
 

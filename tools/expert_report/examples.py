@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from mhmoe_mm.callbacks.routing_rows import (
     Turns,
     different,
     row_of,
+    take_rows,
     whole_text,
 )
 from mhmoe_mm.callbacks.routing_tokens import CLASSES, RoutingChunk, Samples, chunk_of, samples_of
@@ -122,26 +123,7 @@ class RowPicker:
     def see(self, chunk: RoutingChunk) -> None:
         """Take what is wanted of a forward."""
         for part, turns in self._turns.items():
-            for row in self._rows(chunk, part):
-                if len(turns) >= 4 * self.most[part]:
-                    break
-                samples = chunk.samples
-                kind = (samples.task[row], samples.language[row], samples.answer_type[row])
-                if turns.wants(kind, samples.key[row]):
-                    turns.take(self._row(chunk, row, part), kind, samples.key[row])
-
-    @staticmethod
-    def _rows(chunk: RoutingChunk, part: int) -> Iterable[int]:
-        """Rows that can be shown."""
-        if part == IMAGE:
-            return chunk.pixel
-        return range(len(chunk.samples.key) if (chunk.tokens.modality == TEXT).any() else 0)
-
-    def _row(self, chunk: RoutingChunk, row: int, part: int) -> RoutedRow:
-        whole = row_of(chunk, row)
-        if part == IMAGE or len(whole.part(IMAGE)):
-            return whole
-        return row_of(chunk, row, whole_text(whole.tokens.vocabulary_id.tolist(), self._end))
+            take_rows(turns, chunk, part, self._end, 4 * self.most[part])
 
     def chosen(self) -> tuple[list[RoutedRow], list[RoutedRow]]:
         """(sentences, images), each kind in turn."""

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule
 
 from mhmoe_mm.callbacks.routing_record import RoutingRecorder
 from mhmoe_mm.callbacks.routing_tokens import RoutingChunk, chunks
-from mhmoe_mm.inputs.spelling import Spelling
+from mhmoe_mm.inputs.spelling import Spelling, spelling_of
 from mhmoe_mm.loading import LoadedTask, building, load_task
 from mhmoe_mm.moe.sparse_layers import sparse_layers
 from mhmoe_mm.storage.checkpoint_io import read_any
@@ -44,10 +44,8 @@ class Data(NamedTuple):
     @property
     def spelling(self) -> Spelling | None:
         """Of the texts, None where there are none."""
-        if not getattr(self.module, "tokenizer_path", None):
-            return None
         with refused():
-            return Spelling(self.module.tokenizer)  # pyright: ignore[reportAttributeAccessIssue]
+            return spelling_of(self.module)
 
 
 @contextmanager
