@@ -5,7 +5,6 @@ A cached file is named by the sha256 of its URL, never by its file name: `train/
 """
 
 import contextlib
-import fcntl
 import hashlib
 import http.client
 import os
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from datamodules.members import ShardError
 from datamodules.sources import local_path, scheme
+from mhmoe_mm.storage.whole import alone
 
 TIMEOUT_S = 60
 CHUNK = 1 << 20
@@ -65,9 +65,7 @@ def fetch(url: str, sha256: str, size: int, cache: Path) -> Path:
     target = cache / f"{name}-{sha256[:16]}.tar"
     if target.exists():
         return target
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(cache / f"{name}.lock"):
         if not target.exists():
             _download(url, sha256, size, target)
     return target

@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from mhmoe_mm.callbacks.expert_stats import LayerStats, layer_stats
 from mhmoe_mm.callbacks.heatmap import draw_heatmap
 from mhmoe_mm.callbacks.load_sums import LoadSums
 from mhmoe_mm.callbacks.logged_images import log_image
+from mhmoe_mm.storage.whole import write_whole
 
 _log = logging.getLogger(__name__)
 _LONGEST_LINE = 1 << 20  # bytes
@@ -222,11 +224,8 @@ class ExpertActivation(Callback):
         if not self.heatmap or self._folder is None or not trainer.is_global_zero:
             return
         picture = self._folder / "experts" / f"{stage}-{trainer.global_step:08d}.png"
-        picture.parent.mkdir(exist_ok=True)
         draw_heatmap(self._layers, f"Expert load, {stage}, step {trainer.global_step}", picture)
-        part = self._folder / "experts.png.part"
-        shutil.copyfile(picture, part)
-        os.replace(part, self._folder / "experts.png")
+        write_whole(self._folder / "experts.png", partial(shutil.copyfile, picture))
         log_image(trainer, f"{stage}/experts/load", picture)
 
 

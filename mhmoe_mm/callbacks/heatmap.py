@@ -4,7 +4,6 @@ Colour is the load in even shares on a fixed scale, so pictures of different ste
 numbers of experts can be laid side by side. The last row of a panel is random routing.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from mhmoe_mm.callbacks.expert_stats import KindStats, LayerStats
+from mhmoe_mm.storage.whole import write_whole
 
 COLOURS = "viridis"  # readable with colour-blind eyes and in grey: its brightness rises evenly
 _TOP = 2.0  # even shares; beyond it the colour stays the same
@@ -45,9 +45,7 @@ def draw_heatmap(layers: Sequence[LayerStats], title: str, path: Path) -> None:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a picture as a PNG; the file is replaced as a whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    figure.savefig(part, format="png", dpi=100)
-    os.replace(part, path)
+    write_whole(path, lambda part: figure.savefig(part, format="png", dpi=100))
 
 
 def _panel(axis: Axes, name: str, panel: Sequence[tuple[str, KindStats]], width: int) -> AxesImage:

@@ -1,11 +1,14 @@
 """Files and folders that are there whole or not at all, also after a kill or a power cut.
 
 What is written lies beside its place under a name of its own until it is complete and on the disk,
-and is then renamed. What a writer that was killed leaves is known by that name.
+and is then renamed. What a writer that was killed leaves is known by that name's end. Several
+programs may write the same file at once: the last one's is there, whole.
 """
 
+import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,7 +37,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def _becoming(path: Path) -> Iterator[Path]:
-    part = part_of(path)
+    part = part_of(path.with_name(f"{path.name}.{secrets.token_hex(4)}"))
     try:
         yield part
         sync(part)
@@ -116,6 +119,17 @@ def point(link: Path, target: Path) -> None:
         shutil.rmtree(link)
     os.replace(part, link)
     sync(link.parent)
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """One process at a time goes through the block; the others wait. `lock` is a file to hold,
+    which stays (the folder is made too); the system lets go of it when its holder is gone.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def check_space(folder: Path, needed: int) -> None:

@@ -16,6 +16,7 @@ from mhmoe_mm.storage.whole import (
     whole_file,
     write_bytes,
     write_text,
+    write_whole,
 )
 
 
@@ -38,6 +39,33 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(OSError, match="No space left"):
         write_bytes(path, b"new")
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a.json", b"old")]
+
+
+def test_several_writers_of_one_file_do_not_meet(tmp_path: Path):
+    """As when several programs of one sweep come to its report at the same time."""
+    path = tmp_path / "a.json"
+
+    def beside_another(part: Path) -> None:
+        part.write_text("half")
+        write_text(path, "of the other")
+        part.write_text("whole")
+
+    write_whole(path, beside_another)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.json", "whole")]
+
+
+def test_what_a_killed_writer_left_is_found(tmp_path: Path):
+    """It ends as every unfinished file does, whatever its name before that."""
+
+    def killed(part: Path) -> None:
+        part.write_text("half")
+        os.link(part, part.with_name("b" + part.name))
+        raise Killed
+
+    with pytest.raises(Killed):
+        write_whole(tmp_path / "a.ckpt", killed)
+    assert [line.split()[-1] for line in recover(tmp_path)] == ["completed"]
+    assert not list(tmp_path.iterdir())
 
 
 class Killed(BaseException):

@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 import yaml
 
-from mhmoe_mm.storage.whole import write_text
+from mhmoe_mm.storage.whole import alone, write_text
 from tools.compare.report import figure, markdown
 from tools.sweep.plots import draw_heatmap, draw_importance, draw_parallel
 from tools.sweep.records import COST, OVER, STEP, TIME, Record, best, records
@@ -27,7 +27,14 @@ COSTS = ("parameters", "macs", "router_macs")
 
 
 def write_report(sweep: Sweep, study: optuna.Study, runs: Path, command: str) -> list[str]:
-    """Write everything into the sweep's folder; what to tell about it."""
+    """Write everything into the sweep's folder; what to tell about it. Where several programs share
+    a sweep, the last one that comes to its end writes all of it.
+    """
+    with alone(runs / sweep.name / "report.lock"):
+        return _write(sweep, study, runs, command)
+
+
+def _write(sweep: Sweep, study: optuna.Study, runs: Path, command: str) -> list[str]:
     folder, found = runs / sweep.name, records(study.get_trials(deepcopy=False))
     winner = best(found, sweep.search.direction == "minimize")
     drawn = [
