@@ -28,5 +28,10 @@ def sparse(case: Case, backend: Backend) -> nn.Module:
     """Our layer with a backend."""
     layer = case.shape.build()
     assert isinstance(layer, SparseMoE | MHMoE)
-    (layer.moe if isinstance(layer, MHMoE) else layer).experts.backend = backend
+    give(layer, backend)
     return layer
+
+
+def give(layer: SparseMoE | MHMoE, backend: Backend) -> None:
+    """Let a layer's experts work by this backend from now on."""
+    (layer.moe if isinstance(layer, MHMoE) else layer).experts.backend = backend

@@ -72,19 +72,24 @@ class OneHot(nn.Module):
         super().__init__()
         shape = case.shape
         self.num_experts, self.top_k = shape.num_experts, int(shape.top_k)
-        even = case.rows / self.num_experts
-        self.capacity = min(int(even + 4 * even**0.5) + 1, case.tokens * shape.num_heads)
-        _refuse_beyond(4 * case.rows / shape.top_k * self.num_experts * self.capacity)
+        most = case.tokens * shape.num_heads
+        _refuse_beyond(4 * most * self.num_experts * self._capacity(most))
         self.router = Router(shape.width, self.num_experts, self.top_k)
         self.w_in = _stacked(self.num_experts, shape.width, shape.hidden)
         self.w_out = _stacked(self.num_experts, shape.hidden, shape.width)
 
+    def _capacity(self, rows: int) -> int:
+        """Of an expert, with room for what random routing needs."""
+        even = rows * self.top_k / self.num_experts
+        return min(int(even + 4 * even**0.5) + 1, rows)
+
     def forward(self, row: Tensor) -> Tensor:
+        capacity = self._capacity(len(row))
         expert, gate = self.router(row)
         chosen = F.one_hot(expert, self.num_experts)  # (n k e)
         queue = rearrange(chosen, "n k e -> (k n) e").cumsum(0) - 1
         place = (rearrange(queue, "(k n) e -> n k e", k=self.top_k) * chosen).sum(-1)
-        slot = F.one_hot(place.clamp(max=self.capacity), self.capacity + 1)[..., :-1]
+        slot = F.one_hot(place.clamp(max=capacity), capacity + 1)[..., :-1]
         weights = torch.einsum("nk,nke,nkc->nec", gate, chosen.float(), slot.float())
         sent = torch.einsum("nec,nw->ecw", (weights > 0).to(row.dtype), row)
         answer = F.gelu(sent @ self.w_in) @ self.w_out

@@ -77,11 +77,11 @@ def net_of(base: Mapping[str, Any], shape: LayerShape) -> dict[str, Any]:
     return spec
 
 
-def built(spec: Mapping[str, Any]) -> nn.Module:
-    """The net that a YAML describes, without memory for its weights."""
+def built(spec: Mapping[str, Any], device: str = "meta") -> nn.Module:
+    """The net that a YAML describes; on the meta device, without memory for its weights."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(nn.Module, "net", required=True)
-    with restricted_imports(()), torch.device("meta"):
+    with restricted_imports(()), torch.device(device):
         return parser.instantiate(parser.parse_object({"net": dict(spec)})).net
 
 

@@ -18,14 +18,14 @@ from tools.compare.nets import built
 from tools.plan.settings import Setting, read_net
 
 
-def task_of(setting: Setting) -> Task:
-    """The task, its weights on the meta device.
+def task_of(setting: Setting, device: str = "meta") -> Task:
+    """The task, its weights on a device; on the meta device they have no values.
 
     Raises:
         ValueError: the net cannot be built, or is not one for the task.
     """
     try:
-        net = built(read_net(setting.net))
+        net = built(read_net(setting.net), device)
     except Exception as error:  # jsonargparse raises many kinds, and long
         reason = " ".join(str(error).split())[-300:]
         raise ValueError(f"{setting.net} cannot be built: {reason}") from error
@@ -40,7 +40,7 @@ def task_of(setting: Setting) -> Task:
         raise ValueError(
             f"{setting.net} reads texts of up to {longest} tokens, got --text {setting.text}."
         )
-    with torch.device("meta"):
+    with torch.device(device):
         if isinstance(net, Decoder):
             return LanguageModeling(net)
         if setting.task == "retrieval":
@@ -66,7 +66,8 @@ def ranks_of(setting: Setting) -> Meshes | None:
 
 def loss_of(task: Task, batch: Any, setting: Setting) -> torch.Tensor:
     """The loss of a micro-batch as a training step has it."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=setting.mixed), warnings.catch_warnings():
+    device = task.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=setting.mixed), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"You are trying to `self\.log\(\)`")  # no trainer
         return task.training_step(batch, 0)["loss"]
 
