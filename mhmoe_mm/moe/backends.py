@@ -119,18 +119,26 @@ class GroupedBackend(Backend):
 
     The number of rows is fixed beforehand (assignments + experts * (block - 1)), so nothing waits
     for the device and nothing recompiles. Aligned blocks give the matrix library few distinct
-    shapes. Widths that are not a multiple of 16 bytes are padded with zeros for the product.
+    shapes, which it needs in the shorter precisions: without a `block` they are of 32 rows there
+    and of 8 in float32. Widths that are not a multiple of 16 bytes are padded with zeros for the
+    product.
     """
 
-    def __init__(self, block: int = 32):
-        if block < 1:
+    def __init__(self, block: int | None = None):
+        if block is not None and block < 1:
             raise ValueError(f"block is a positive number of rows, got {block}.")
         self.block = block
+
+    def block_of(self, dtype: torch.dtype) -> int:
+        """Rows that each expert's block is a multiple of, in this precision."""
+        if self.block is not None:
+            return self.block
+        return 8 if dtype == torch.float32 else 32
 
     def __call__(
         self, token: Float[Tensor, "n width"], plan: Plan, num_experts: int, form: Form
     ) -> Float[Tensor, "n width"]:
-        layout = Layout.of(plan, token.shape[0], num_experts, self.block)
+        layout = Layout.of(plan, token.shape[0], num_experts, self.block_of(token.dtype))
         row = dispatch(token, layout)
         answer = form(row, _Grouped(layout.end, layout.expert))
         return combine(answer, layout)
@@ -138,7 +146,7 @@ class GroupedBackend(Backend):
 
 class _Grouped(Rows):
     """Blocks of rows; those behind the last block belong to nobody and hold whatever the memory
-    held.
+    held, but for the very last one: a product makes zeros of it.
     """
 
     def __init__(self, end: Int[Tensor, " experts"], expert: Int[Tensor, " rows"]):
@@ -162,7 +170,10 @@ class _Grouped(Rows):
 @torch.library.custom_op("mhmoe_mm::grouped_mm", mutates_args=())
 def _grouped_mm(a: Tensor, b: Tensor, end: Tensor) -> Tensor:
     """torch's grouped product as an operator of ours: its own shape rule knows bfloat16 only."""
-    return F.grouped_mm(a, b, offs=end)
+    result = F.grouped_mm(a, b, offs=end)
+    if b.ndim == 3:
+        result[-1].zero_()  # nobody's row, which `combine` and the gradient of `dispatch` read
+    return result
 
 
 @_grouped_mm.register_fake

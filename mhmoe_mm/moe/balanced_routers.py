@@ -18,6 +18,7 @@ from mhmoe_mm.moe.routing import (
     Load,
     Plan,
     Router,
+    best_experts,
     check_top_k,
     measure,
     normalized,
@@ -115,7 +116,7 @@ class BiasBalancedRouter(Router):
     ) -> tuple[Plan, Load]:
         logits = self.scorer(token)
         score = logits.sigmoid() if self.gate == "sigmoid" else logits.softmax(dim=1)
-        expert = (score + self.bias.float()).topk(self.top_k, dim=1).indices
+        expert = best_experts(score + self.bias.float(), self.top_k)
         gate = score.gather(1, expert)
         if self.renormalize:
             gate = normalized(gate)

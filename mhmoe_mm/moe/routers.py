@@ -19,6 +19,7 @@ from mhmoe_mm.moe.routing import (
     Load,
     Plan,
     Router,
+    best_experts,
     check_top_k,
     measure,
     normalized,
@@ -62,7 +63,8 @@ class TopKRouter(Router):
     ) -> tuple[Plan, Load]:
         logits = self.scorer(token)
         prob = logits.softmax(dim=1)
-        gate, expert = prob.topk(self.top_k, dim=1)
+        expert = best_experts(prob, self.top_k)
+        gate = prob.gather(1, expert)
         if self.renormalize:
             gate = normalized(gate)
         first = expert[:, 0]
@@ -134,7 +136,7 @@ class GShardRouter(Router):
 
     def _choose(self, logits: Tensor, prob: Tensor) -> Int[Tensor, "n 2"]:
         if self.second != "sampled":
-            return prob.topk(2, dim=1).indices
+            return best_experts(prob, 2)
         best = prob.argmax(dim=1, keepdim=True)
         gumbel = -torch.empty_like(logits).exponential_().log()
         others = (logits.detach() + gumbel).scatter(1, best, float("-inf"))

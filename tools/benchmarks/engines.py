@@ -11,8 +11,8 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 DENSE, OURS, LOOP = "dense", "ours", "loop"
 
 
-def made(name: str, case: Case, block: int) -> nn.Module:
-    """The layer of an engine, by its name; `block` is our own one's.
+def made(name: str, case: Case, block: int | None) -> nn.Module:
+    """The layer of an engine, by its name; `block` is our own one's, None its usual.
 
     Raises:
         Unfit: the case is not for this peer.

@@ -45,7 +45,7 @@ def measure(
     engines: Sequence[str],
     dtype: torch.dtype,
     device: str,
-    block: int,
+    block: int | None,
     repeats: int,
     clock: Callable[[], float],
 ) -> dict[str, Figure]:

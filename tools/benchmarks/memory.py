@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from mhmoe_mm.moe import GroupedBackend
 from tools.benchmarks.cases import Case
 from tools.benchmarks.engines import DTYPES, OURS, made
 from tools.benchmarks.options import parsed, parser_of
@@ -26,14 +27,14 @@ from tools.benchmarks.peers import Unfit
 from tools.plan.ledger import Ledger
 
 
-def expected(case: Case, bytes_each: int, block: int) -> int:
+def expected(case: Case, dtype: torch.dtype, block: int | None) -> int:
     """What our layer takes at most, in bytes: the formula of `docs/performance.md`.
 
     The largest moment is the backward of one of the experts' two products. In that of the second
     there are the rows that it read and answered, what is before and after the activation, and the
     gradient of that; in that of the first the gradients of both matrices.
     """
-    shape = case.shape
+    shape, block = case.shape, GroupedBackend(block).block_of(dtype)
     rows = (-(-(case.rows + shape.num_experts * (block - 1)) // block) + 1) * block
     matrix = shape.num_experts * shape.width * shape.hidden
     second = rows * (2 * shape.width + 3 * shape.hidden) + matrix
@@ -41,7 +42,7 @@ def expected(case: Case, bytes_each: int, block: int) -> int:
     tokens = case.tokens * shape.dim * (4 if shape.num_heads > 1 else 2)
     scores = 3 * case.tokens * shape.num_heads * shape.num_experts  # in float32
     indices = 4 * case.rows + 3 * rows  # of 8 bytes
-    return (max(first, second) + tokens) * bytes_each + 4 * scores + 8 * indices
+    return (max(first, second) + tokens) * dtype.itemsize + 4 * scores + 8 * indices
 
 
 def peak(layer: nn.Module, case: Case, dtype: torch.dtype, device: str) -> int:
@@ -60,9 +61,11 @@ def told(count: int) -> str:
     return f"{count / 1e6:.1f} MB"
 
 
-def row(case: Case, peers: Sequence[str], dtype: torch.dtype, device: str, block: int) -> dict:
+def row(
+    case: Case, peers: Sequence[str], dtype: torch.dtype, device: str, block: int | None
+) -> dict:
     """Bytes by engine, and a reason where there are none."""
-    formula = expected(case, dtype.itemsize, block)
+    formula = expected(case, dtype, block)
     found: dict[str, int | str] = {"formula": formula}
     for name in (OURS, *peers):
         try:
@@ -75,7 +78,7 @@ def row(case: Case, peers: Sequence[str], dtype: torch.dtype, device: str, block
     return {"case": case.name, "experts": case.shape.num_experts} | found
 
 
-def resident(case: Case, dtype: torch.dtype, block: int) -> int:
+def resident(case: Case, dtype: torch.dtype, block: int | None) -> int:
     """Largest resident size of this process after a step of our layer, in bytes."""
     layer = made(OURS, case, block).to(dtype)
     x = torch.randn(1, case.tokens, case.shape.dim, dtype=dtype).requires_grad_()
