@@ -28,10 +28,5 @@ def sparse(case: Case, backend: Backend) -> nn.Module:
     """Our layer with a backend."""
     layer = case.shape.build()
     assert isinstance(layer, SparseMoE | MHMoE)
-    give(layer, backend)
-    return layer
-
-
-def give(layer: SparseMoE | MHMoE, backend: Backend) -> None:
-    """Let a layer's experts work by this backend from now on."""
     (layer.moe if isinstance(layer, MHMoE) else layer).experts.backend = backend
+    return layer

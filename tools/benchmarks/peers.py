@@ -129,6 +129,8 @@ class Lucidrains(nn.Module):
         shape = case.shape
         if shape.top_k != 2:
             raise Unfit("top-2 only")
+        if case.tokens % SEQUENCE:
+            raise Unfit(f"sequences of {SEQUENCE} tokens only")
         self.rows = SEQUENCE * shape.num_heads
         module = import_module("mixture_of_experts")
         self.moe = module.MoE(

@@ -6,8 +6,9 @@ A step is forward, loss, backward and the optimizer's step on a batch of made-up
 else: no data are read and no trainer is there (`tools.benchmarks.trainer` is about those).
 Pretraining reads as many images, texts and pairs. All engines train the same network but for its
 sparse layers, whose place is taken by a dense net of equal multiply-adds (the ceiling, whose time
-is 1), by our own layers with our own backend, by peers, and by our own layers with a loop over
-experts. Peers report no loads, so that nothing balances their experts.
+is 1), by our layers, by peers, and by our layers with a loop over experts. None of them has biases
+or a norm within the experts, since peers know neither. Peers report no loads, so that nothing
+balances their experts.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,14 +28,13 @@ from torch.optim import Optimizer
 
 from mhmoe_mm.callbacks.freed_memory import KeepFreedMemory
 from mhmoe_mm.models.beit3 import BEiT3
-from mhmoe_mm.moe import LoopBackend
+from mhmoe_mm.moe import MHMoE, SparseMoE
 from mhmoe_mm.moe.layer_shape import shape_of
 from mhmoe_mm.moe.sparse_layers import sparse_layers
 from mhmoe_mm.tasks.base import Task
 from tools.benchmarks.cases import Case
-from tools.benchmarks.engines import DENSE, LOOP, OURS, give
+from tools.benchmarks.engines import DENSE, LOOP, OURS, made
 from tools.benchmarks.options import add_peers, add_turns, check_peers, check_turns
-from tools.benchmarks.peers import peer
 from tools.benchmarks.turns import CLOCKS, Figure, Run, draw, in_turns, reasons, table_of
 from tools.plan.batches import made_up
 from tools.plan.settings import PRECISIONS, TASKS, Setting, setting_of
@@ -65,12 +66,10 @@ def task_with(engine: str, setting: Setting, device: str) -> Task:
     if not layers:
         raise ValueError(f"{setting.net} has no sparse layer: all engines would be the same.")
     for name, layer in layers.items():
-        if engine == LOOP:
-            give(layer, LoopBackend())
-        elif engine != OURS:
-            case = Case(longest(task.net, setting), shape_of(layer))
-            other = case.dense() if engine == DENSE else peer(engine, case)
-            task.net.set_submodule(name, Stranger(other.to(device)))
+        shape = replace(shape_of(layer), bias=False, sub_norm=False)
+        made_of = made(engine, Case(longest(task.net, setting), shape), None).to(device)
+        own = isinstance(made_of, SparseMoE | MHMoE)
+        task.net.set_submodule(name, made_of if own else Stranger(made_of))
     return task
 
 
