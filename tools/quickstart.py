@@ -72,16 +72,22 @@ def prepare(data: Path) -> None:
             sys.exit(status)
 
 
-def pretrain(name: str, net: str, data: Path, steps: int) -> Result:
-    """Pretrain one net as `mhmoe-mm fit` would; validate before and after."""
+def options_of(run: str, net: str, data: Path) -> list[str]:
+    """Of `mhmoe-mm fit`: pretraining on this data, under this name."""
     paths = {"tokenizer": data / "tokenizer.json"}
     for split in ("train", "val"):
         paths |= {f"{split}.{part}.shards": data / split for part in ("pair", "image", "text")}
-    argv = ["fit", "--config", "conf/trainer/cpu.yaml", "--config", "conf/runs/shapes.yaml"]
-    argv += ["--name", f"quickstart_{name.lower().replace('-', '_')}", "--model.net", net]
+    argv = ["--config", "conf/trainer/cpu.yaml", "--config", "conf/runs/shapes.yaml"]
+    argv += ["--name", run, "--model.net", net]
     argv += ["--model.image_target.path", str(data / "codebook.safetensors")]
     for key, path in paths.items():
         argv += [f"--data.{key}", str(path)]
+    return argv
+
+
+def pretrain(name: str, net: str, data: Path, steps: int) -> Result:
+    """Pretrain one net as `mhmoe-mm fit` would; validate before and after."""
+    argv = ["fit", *options_of(f"quickstart_{name.lower().replace('-', '_')}", net, data)]
     every = steps // LOOKS if steps % LOOKS == 0 else steps  # the last step is validated
     argv += ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(every)]
     argv += ["--checkpoint.save_top_k", "-1"]

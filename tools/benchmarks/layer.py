@@ -16,14 +16,13 @@ from dataclasses import asdict
 from functools import partial
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from mhmoe_mm.callbacks.freed_memory import KeepFreedMemory
 from tools.benchmarks.cases import Case
 from tools.benchmarks.engines import DENSE, DTYPES, LOOP, OURS, made
 from tools.benchmarks.options import add_turns, check_turns, parsed, parser_of
-from tools.benchmarks.turns import CLOCKS, Figure, Run, draw, in_turns, reasons, table_of
+from tools.benchmarks.turns import CLOCKS, Figure, Run, console, draw, in_turns, reasons, table_of
 
 
 def timed(layer: nn.Module, x: Tensor, grad: Tensor, clock: Callable[[], float]) -> float:
@@ -75,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if args.keep_memory:
         KeepFreedMemory().keep()
-    tell = Console(width=None if sys.stdout.isatty() else 160)
+    tell = console()
     engines = [DENSE, OURS, *args.peers, *([] if args.no_loop else [LOOP])]
     told = f"{args.dtype} on {args.device}, {torch.get_num_threads()} threads, torch"
     tell.print(f"{told} {torch.__version__}, {args.clock} time; x: that of the dense net is 1")

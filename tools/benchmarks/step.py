@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -35,7 +34,7 @@ from mhmoe_mm.tasks.base import Task
 from tools.benchmarks.cases import Case
 from tools.benchmarks.engines import DENSE, LOOP, OURS, made
 from tools.benchmarks.options import add_peers, add_turns, check_peers, check_turns
-from tools.benchmarks.turns import CLOCKS, Figure, Run, draw, in_turns, reasons, table_of
+from tools.benchmarks.turns import CLOCKS, Figure, Run, console, draw, in_turns, reasons, table_of
 from tools.plan.batches import made_up
 from tools.plan.settings import PRECISIONS, TASKS, Setting, setting_of
 from tools.plan.step import optimizer_of, take_step, task_of
@@ -145,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.keep_memory:
         KeepFreedMemory().keep()
     warnings.filterwarnings("ignore", "You are trying to `self.log")
-    tell = Console(width=None if sys.stdout.isatty() else 160)
+    tell = console()
     engines = [DENSE, OURS, *args.peers, *([] if args.no_loop else [LOOP])]
     told = (
         f"{args.precision} on {args.device}, {torch.get_num_threads()} threads, {args.batch} rows, "

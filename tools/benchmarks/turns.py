@@ -2,11 +2,13 @@
 
 import gc
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rich.console import Console
 from rich.table import Table
 
 from tools.benchmarks.peers import Unfit
@@ -69,6 +71,11 @@ def _figure(seconds: list[float]) -> Figure:
     median = statistics.median(seconds)
     low, _, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else (median,) * 3
     return Figure(1e3 * median, (high - low) / median)
+
+
+def console() -> Console:
+    """Where tables are printed: as wide as the terminal, and wide enough for them in a file."""
+    return Console(width=None if sys.stdout.isatty() else 160)
 
 
 Rows = Sequence[tuple[str, Mapping[str, Figure]]]

@@ -1,0 +1,55 @@
+"""What routers and backends do quickly is what the plain way does."""
+
+import pytest
+import torch
+
+from mhmoe_mm.moe import GeluExperts, GroupedBackend, LoopBackend, routing
+from mhmoe_mm.moe.routing import Plan, best_experts
+
+
+@pytest.mark.parametrize("experts", [2, 7, 64, 67])
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_the_best_experts_are_those_of_topk(experts: int, k: int):
+    score = torch.randn(211, experts)
+    k = min(k, experts)
+    assert torch.equal(best_experts(score, k), score.topk(k, dim=1).indices)
+
+
+def test_experts_of_equal_scores_are_different_ones():
+    assert best_experts(torch.zeros(3, 5), 2).tolist() == [[0, 1]] * 3
+
+
+def test_the_entropy_of_probabilities_is_that_of_torch():
+    prob = torch.cat([torch.eye(5), torch.rand(17, 5), torch.full((1, 5), 1e-42)])
+    expected = torch.special.entr(prob).sum(dim=1)
+    torch.testing.assert_close(routing._entropy(prob), expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("block", [None, 1, 3])
+@pytest.mark.parametrize("bias", [True, False])
+def test_rows_of_nobody_stay_out_whatever_the_memory_held(block, bias: bool, monkeypatch):
+    """Where an expert has no rows and some assignments go nowhere."""
+    torch.manual_seed(0)
+    token = torch.randn(11, 8, requires_grad=True)
+    expert = torch.tensor([0, 4, 2, 2, 5, 5, 4, 0, 5, 0, 2])
+    weight = torch.where(expert < 5, torch.rand(11), 0.0).requires_grad_()
+    plan = Plan(torch.arange(11), expert, weight, 1)
+    found = []
+    for backend in (LoopBackend(), GroupedBackend(block)):
+        torch.manual_seed(1)
+        experts = GeluExperts(5, 8, 12, bias=bias, backend=lambda made=backend: made)
+        # Memory that was freed and is used again by the products.
+        held = [torch.full((size, width), torch.nan) for size in range(9, 70) for width in (8, 12)]
+        del held
+        answer = experts(token, plan)
+        grads = torch.autograd.grad(answer.square().sum(), [token, weight, *experts.parameters()])
+        found.append([answer, *grads])
+    assert not found[0][0][expert == 5].any()
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_blocks_are_smaller_in_float32_unless_told_otherwise():
+    assert GroupedBackend().block_of(torch.float32) == 8
+    assert GroupedBackend().block_of(torch.bfloat16) == 32
+    assert GroupedBackend(5).block_of(torch.bfloat16) == 5
