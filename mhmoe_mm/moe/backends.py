@@ -159,7 +159,8 @@ class _Grouped(Rows):
         row_gap, out_gap = (-size % (16 // row.element_size()) for size in (weight.shape[1], out))
         if row_gap or out_gap:
             row, weight = F.pad(row, (0, row_gap)), F.pad(weight, (0, out_gap, 0, row_gap))
-        return _GroupedProduct.apply(row.contiguous(), weight, self.end)[:, :out]
+        product = _GroupedProduct.apply(row.contiguous(), weight, self.end)
+        return product[:, :out] if out_gap else product
 
     def vector(self, each: Float[Tensor, "experts a"]) -> Float[Tensor, "#rows a"]:
         # One row more for nobody's rows, so that whatever they hold stays out of the experts'

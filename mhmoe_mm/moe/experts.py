@@ -47,7 +47,8 @@ class Experts(nn.Module, ABC):
         if self.quantization is not None:
             weight = self.quantization.weight(weight)
         product = rows.product(row, weight.to(row.dtype))
-        return product if bias is None else product + rows.vector(own_part(bias).to(row.dtype))
+        # In place: nobody else reads the product, and fresh memory costs more than the sum.
+        return product if bias is None else product.add_(rows.vector(own_part(bias).to(row.dtype)))
 
     @abstractmethod
     def form(self, row: Float[Tensor, "rows width"], rows: Rows) -> Float[Tensor, "rows width"]:
