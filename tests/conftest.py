@@ -1,12 +1,16 @@
 """What tests of every part share."""
 
 import logging
+import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+import torch
 
 from tests.datamodules.conftest import tokenizer_path
 
@@ -26,6 +30,32 @@ def browser() -> Iterator["Browser"]:
     browser = Browser(*found)
     yield browser
     browser.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _random_numbers_of_its_own() -> None:
+    """Every file of tests begins with the same random numbers, whatever ran in this process before;
+    what it trains once for all its tests then comes out the same.
+    """
+    seed_all()
+
+
+def seed_all() -> None:
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(0)
+
+
+@contextmanager
+def random_numbers_apart() -> Iterator[None]:
+    """For what is made once for several files: always from the same random numbers, and those of
+    the file that happens to be the first go on as if it had not been made.
+    """
+    plain, numbers = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        seed_all()
+        yield
+    random.setstate(plain)
+    np.random.set_state(numbers)
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +81,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tokenizer_path: str) -> Ca
     """trained(name) -> a tiny checkpoint of a task, `tests.trained.Trained`; made once."""
     from tests.trained import make  # what it imports is not for every test
 
-    return cache(lambda name: make(name, tmp_path_factory.mktemp(name), tokenizer_path))
+    @cache
+    def made(name: str) -> Any:
+        with random_numbers_apart():
+            return make(name, tmp_path_factory.mktemp(name), tokenizer_path)
+
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -59,4 +94,5 @@ def language_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of `tests.language.train_language_model`; made once."""
     from tests.language import train_language_model
 
-    return train_language_model(tmp_path_factory.mktemp("language"))
+    with random_numbers_apart():
+        return train_language_model(tmp_path_factory.mktemp("language"))
