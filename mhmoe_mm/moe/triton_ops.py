@@ -44,7 +44,7 @@ def feed_forward(
         net: the experts' weights, in the precision of the tokens.
         layout: a plan laid out with this `block`, a power of two of at least 16 rows.
     """
-    slot, rows = layout.slot, len(layout.source)
+    slot, rows = layout.slot, layout.source.shape[0]
     taken = torch.zeros(rows, dtype=torch.bool, device=slot.device).index_fill(0, slot, True)
     nobody = torch.arange(rows, device=slot.device) == rows - 1
     source = torch.where(taken & ~nobody, layout.source, -1)
@@ -118,7 +118,7 @@ def _first(
 
 @_first.register_fake
 def _first_shapes(token, source, expert, w_in, b_in, w_gate, b_gate, keep, block):
-    rows, size = len(source), w_in.shape[2]
+    rows, size = source.shape[0], w_in.shape[2]
     gated = keep and w_gate is not None
     return tuple(token.new_empty(n, size) for n in (rows, rows * keep, rows * gated))
 
@@ -184,7 +184,7 @@ def _first_grad(
 
 @_first_grad.register_fake
 def _first_grad_shapes(grad, source, gate, expert, w_out, b_out, pre, pre_gate, block):
-    shares = gate.new_empty(len(pre), -(-pre.shape[1] // kernels.PART))
+    shares = gate.new_empty(pre.shape[0], -(-pre.shape[1] // kernels.PART))
     return torch.empty_like(pre), torch.empty_like(pre), torch.empty_like(pre_gate), shares
 
 
