@@ -39,10 +39,10 @@ class TritonBackend(Backend):
         """Where it runs; a planner, whose tensors have no content, adds others."""
         self._fused = None
         if find_spec("triton"):
-            from mhmoe_mm.moe import triton_ops  # not everyone has Triton
+            from mhmoe_mm.moe import triton_ops, triton_tuning  # not everyone has Triton
 
             self._fused = triton_ops.feed_forward
-            self.devices += ("cpu",) * triton_ops.INTERPRETED
+            self.devices += ("cpu",) * triton_tuning.INTERPRETED
 
     def __call__(
         self, token: Float[Tensor, "n width"], plan: Plan, num_experts: int, form: Form

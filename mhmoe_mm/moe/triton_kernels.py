@@ -3,55 +3,24 @@
 A kernel with a grid over rows has one program for a block and a tile of BN columns. Blocks behind
 the last expert's hold whatever the memory held: their expert is `num_experts`, and they are left
 alone. `source` is the token of each row, -1 where a row only pads a block: it reads as zeros.
-Products add up in float32. No program writes what another one writes, so there are no atomics: with
-the same tile sizes answers are the same to the bit; each process chooses them by timing, unless
-`torch.use_deterministic_algorithms` is on: then they are the first.
+Products add up in float32. No program writes what another one writes, so there are no atomics, and
+with the same tiles answers are the same to the bit.
 
 Sizes in the signatures: `width` features of a token, `size` inner features of an expert. Matrices
 are contiguous. Offsets are of 64 bits: rows times features may be beyond 2^31.
 """
 
-from typing import Any
-
-import torch
 import triton
 import triton.language as tl
-from triton import knobs
 
-INTERPRETED = bool(knobs.runtime.interpret)
-"""Kernels run on the CPU, in Python, for tests: TRITON_INTERPRET was set."""
+from mhmoe_mm.moe.triton_tuning import HEAVY, INTERPRETED, OUTER, PRODUCT, tuned
+
+PART = 32
+"""Columns of which one program sums the share of a row's dot product."""
 _WIDEN = tl.constexpr(INTERPRETED)
 """The interpreter multiplies bfloat16 as if they were integers
 (https://github.com/triton-lang/triton/issues/11584): it is given float32.
 """
-PART = 32
-"""Columns whose share of a row's dot product is summed by one program."""
-PRODUCT = ((64, 32, 4, 3), (64, 64, 4, 3), (128, 32, 4, 3), (128, 64, 8, 3), (128, 64, 4, 4))
-HEAVY = ((32, 32, 4, 3), (64, 32, 4, 3), (64, 64, 4, 3), (128, 32, 8, 3))
-OUTER = ((64, 64, 4, 2), (64, 64, 4, 3), (64, 128, 4, 3), (128, 64, 4, 3), (128, 128, 8, 3))
-"""Two tile sizes, warps and stages to try: a first one that every GPU has room for, then others."""
-
-
-def tuned(key: list[str], names: tuple[str, str], *choices: tuple[int, int, int, int]) -> Any:
-    """Times a kernel with each choice of (two tile sizes, warps, stages) once for every `key`; the
-    interpreter has nothing to time.
-    """
-    configs = [
-        triton.Config(dict(zip(names, sizes, strict=True)), num_warps=warps, num_stages=stages)
-        for *sizes, warps, stages in choices
-    ]
-    return triton.autotune(
-        configs[:1] if INTERPRETED else configs, key, prune_configs_by={"early_config_prune": _few}
-    )
-
-
-def _few(configs: list, named: dict, **given: Any) -> list:
-    """The first, where the same sums are wanted in every process; two for float32 without TF32,
-    which has no tensor cores and unrolls into much code.
-    """
-    if torch.are_deterministic_algorithms_enabled():
-        return configs[:1]
-    return configs[:2] if given["PRECISION"] == "ieee" else configs
 
 
 @triton.jit
@@ -93,7 +62,7 @@ def times(
     return total
 
 
-@tuned(["width", "size", "num_experts", "BM", "PRECISION"], ("BN", "BK"), *PRODUCT)
+@tuned(["width", "size", "num_experts", "BM", "PRECISION"], PRODUCT)
 @triton.jit
 def first_kernel(
     token, source, expert, w_in, b_in, w_gate, b_gate, hidden, pre, pre_gate,
@@ -140,7 +109,7 @@ def first_kernel(
     tl.store(hidden + place, answer.to(hidden.dtype.element_ty), mask=there[None, :])
 
 
-@tuned(["inner_size", "columns", "num_experts", "BM", "PRECISION"], ("BN", "BK"), *PRODUCT)
+@tuned(["inner_size", "columns", "num_experts", "BM", "PRECISION"], PRODUCT)
 @triton.jit
 def rows_kernel(
     row, expert, weight, bias, row2, weight2, out,
@@ -196,7 +165,7 @@ def gather_sum_kernel(
     tl.store(out + token * width + column, total.to(out.dtype.element_ty), mask=column < width)
 
 
-@tuned(["width", "size", "num_experts", "BM", "PRECISION"], ("BN", "BK"), *HEAVY)
+@tuned(["width", "size", "num_experts", "BM", "PRECISION"], HEAVY)
 @triton.jit
 def first_grad_kernel(
     grad, source, gate, expert, w_out, b_out, pre, pre_gate,
@@ -261,7 +230,7 @@ def first_grad_kernel(
     tl.store(gate_shares + share_place, shares, mask=(part < parts)[None, :])
 
 
-@tuned(["a", "b", "BR", "PRECISION", "GATHER_LEFT"], ("BA", "BB"), *OUTER)
+@tuned(["a", "b", "BR", "PRECISION", "GATHER_LEFT"], OUTER)
 @triton.jit
 def weight_grad_kernel(
     left, right, source, gate, end, grad, grad_bias, a, b,

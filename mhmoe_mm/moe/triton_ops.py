@@ -30,7 +30,6 @@ from mhmoe_mm.moe import triton_kernels as kernels
 from mhmoe_mm.moe.backends import FeedForward
 from mhmoe_mm.moe.dispatch import Layout
 
-INTERPRETED = kernels.INTERPRETED
 _operator = partial(torch.library.custom_op, mutates_args=())
 
 
@@ -46,8 +45,7 @@ def feed_forward(
     """
     slot, rows = layout.slot, layout.source.shape[0]
     taken = torch.zeros(rows, dtype=torch.bool, device=slot.device).index_fill(0, slot, True)
-    nobody = torch.arange(rows, device=slot.device) == rows - 1
-    source = torch.where(taken & ~nobody, layout.source, -1)
+    source = torch.where(taken, layout.source, -1)
     weights = [None if each is None else each.contiguous() for each in net]
     differ = any(each is not None and each.requires_grad for each in (token, layout.weight, *net))
     keep = torch.is_grad_enabled() and differ

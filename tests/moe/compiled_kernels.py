@@ -15,12 +15,10 @@ ROOM = {80: 99 * 1024, 90: 227 * 1024}
 """Shared memory of a block in bytes, by compute capability; 8.6 and 8.9 have the least of 8.x."""
 INDICES = {"source": "*i64", "expert": "*i64", "slot": "*i64", "start": "*i64", "end": "*i32"}
 FLOATS = ("gate", "gate_shares")
-SIZES = (
-    "width", "size", "num_experts", "inner_size", "columns", "step_inner", "step_column",
-    "a", "b", "num_tokens", "num_assign", "nobody",
-)  # fmt: skip
+FEATURES = ("width", "size", "inner_size", "columns", "a", "b", "step_inner", "step_column")
+SIZES = (*FEATURES, "num_experts", "num_tokens", "num_assign", "nobody")
 UNGATED = dict.fromkeys(["w_gate", "b_gate", "pre_gate", "grad_pre_gate"])
-ALONE = dict.fromkeys(["row2", "weight2", "bias"])
+ALONE = {**dict.fromkeys(["row2", "weight2", "bias"]), "step_inner": 1}  # transposed
 
 
 def compiled(kernel: Any, capability: int, numbers: str, config: Any, **constants: Any) -> None:
@@ -37,7 +35,7 @@ def compiled(kernel: Any, capability: int, numbers: str, config: Any, **constant
     multiples = {
         (place,): [["tt.divisibility", 16]]
         for place, (name, kind) in enumerate(signature.items())
-        if kind[0] == "*" or name in ("width", "size", "inner_size", "columns", "a", "b")
+        if kind[0] == "*" or (kind == "i32" and name in FEATURES)
     }
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages} if config else {}
     made = triton.compile(

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.utils.checkpoint import checkpoint
 
 from mhmoe_mm.models.flops import Flops
@@ -19,9 +20,11 @@ from mhmoe_mm.moe import (
     MHMoE,
     Plan,
     SwiGLUExperts,
+    triton_kernels,
 )
 from mhmoe_mm.moe.backend_triton import TritonBackend
-from mhmoe_mm.moe.triton_ops import INTERPRETED
+from mhmoe_mm.moe.expert_parallel import ExpertParallel
+from mhmoe_mm.moe.triton_tuning import HEAVY, INTERPRETED, OUTER, PRODUCT
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 TOKENS, WIDTH, EXPERTS, HIDDEN = 13, 37, 5, 67
@@ -118,6 +121,24 @@ def test_any_widths_and_blocks_follow_the_loop(width, hidden, block):
     assert_all_close(found, expected, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_tiles_of_any_size_follow_the_loop(number, monkeypatch):
+    for name, configs in (
+        ("first_kernel", PRODUCT),
+        ("rows_kernel", PRODUCT),
+        ("first_grad_kernel", HEAVY),
+        ("weight_grad_kernel", OUTER),
+    ):
+        chosen = configs[number % len(configs)]
+        monkeypatch.setattr(getattr(triton_kernels, name), "configs", [chosen])
+    torch.manual_seed(9)
+    experts = SwiGLUExperts(3, 131, hidden=137, bias=True).to(DEVICE)
+    token, plan = torch.randn(TOKENS, 131, device=DEVICE), fixed_plan()
+    plan = plan._replace(expert=plan.expert.clamp(max=3))
+    expected = run(experts, LoopBackend(), plan, token)
+    assert_all_close(run(experts, TritonBackend(32), plan, token), expected, atol=2e-5, rtol=1e-4)
+
+
 def test_when_nobody_goes_anywhere_everything_is_zero():
     experts, plan = experts_of("gelu"), fixed_plan()
     nowhere = plan._replace(expert=torch.full_like(plan.expert, EXPERTS), weight=0 * plan.weight)
@@ -138,6 +159,19 @@ def test_low_precision_is_as_near_to_float32_as_the_loop_is(form, dtype):
     for one, loop, true in zip(ours, theirs, exact, strict=True):
         bound = share * (loop.float() - true).norm() + 1e-3 * true.norm()
         assert (one.float() - true).norm() <= bound
+
+
+def test_it_multiplies_the_rows_that_come_from_other_ranks(tmp_path):
+    experts, plan, token = experts_of("gelu"), fixed_plan(), tokens()
+    expected = run(experts, LoopBackend(), plan, token)
+    kind = "gloo" if INTERPRETED else "nccl"
+    dist.init_process_group(kind, init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        spread = ExpertParallel(TritonBackend(16), dist.new_group([0]))
+        found = run(experts, spread, plan, token)
+    finally:
+        dist.destroy_process_group()
+    assert_all_close(found, expected, atol=2e-5, rtol=1e-4)
 
 
 def layer_of(backend, router=None) -> MHMoE:
