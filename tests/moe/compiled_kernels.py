@@ -1,67 +1,91 @@
-"""Compile every kernel for GPUs that need not be here, in the configurations that are tried first.
+"""Launch every kernel on GPUs that are not there: all but the launch itself is done.
 
-What the interpreter does not see: types, layouts, tensor cores, shared memory.
+What the interpreter does not see: how arguments become types, layouts, tensor cores, registers and
+shared memory. With `--all` every configuration is compiled, and may be too large.
 """
 
+import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import triton
+import torch
+from triton import JITFunction
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime.driver import driver
 
-from mhmoe_mm.moe import triton_kernels as kernels
+from mhmoe_mm.moe import GeluExperts, Plan, SwiGLUExperts
+from mhmoe_mm.moe.backend_triton import TritonBackend
 
 ROOM = {80: 99 * 1024, 90: 227 * 1024}
 """Shared memory of a block in bytes, by compute capability; 8.6 and 8.9 have the least of 8.x."""
-INDICES = {"source": "*i64", "expert": "*i64", "slot": "*i64", "start": "*i64", "end": "*i32"}
-FLOATS = ("gate", "gate_shares")
-FEATURES = ("width", "size", "inner_size", "columns", "a", "b", "step_inner", "step_column")
-SIZES = (*FEATURES, "num_experts", "num_tokens", "num_assign", "nobody")
-UNGATED = dict.fromkeys(["w_gate", "b_gate", "pre_gate", "grad_pre_gate"])
-ALONE = {**dict.fromkeys(["row2", "weight2", "bias"]), "step_inner": 1}  # transposed
 
 
-def compiled(kernel: Any, capability: int, numbers: str, config: Any, **constants: Any) -> None:
-    """Compile it; say what of the GPU it takes."""
-    jit = getattr(kernel, "fn", kernel) if config else kernel
-    constants |= config.kwargs if config else {}
-    constants = {name: value for name, value in constants.items() if name in jit.arg_names}
-    signature = {
-        name: "constexpr" if name in constants
-        else INDICES.get(name) or ("i32" if name in SIZES else "*fp32" if name in FLOATS
-                                   else f"*{numbers}")
-        for name in jit.arg_names
-    }  # fmt: skip
-    multiples = {
-        (place,): [["tt.divisibility", 16]]
-        for place, (name, kind) in enumerate(signature.items())
-        if kind[0] == "*" or (kind == "i32" and name in FEATURES)
-    }
-    options = {"num_warps": config.num_warps, "num_stages": config.num_stages} if config else {}
-    made = triton.compile(
-        ASTSource(jit, signature, constants, multiples),
-        target=GPUTarget("cuda", capability, 32), options=options,
-    )  # fmt: skip
-    shared = made.metadata.shared
+EVERY = "--all" in sys.argv
+
+
+class Absent:
+    """The driver of a GPU that is not there, as far as compiling needs one."""
+
+    def __init__(self, capability: int):
+        self.capability = capability
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self) -> int:
+        return self.capability  # so that no kernel of another is taken
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_benchmarker(self) -> Callable:
+        def once(call: Callable, quantiles: Any) -> list[float]:
+            call()
+            return [1.0, 1.0, 1.0]
+
+        return once
+
+
+def compiled(self: JITFunction, *args: Any, grid: Any, warmup: bool, **given: Any) -> Any:
+    """In the place of `JITFunction.run`: does not launch; says what of the GPU it would take."""
+    made = RUN(self, *args, grid=grid, warmup=True, **given)
+    programs = grid(given) if callable(grid) else grid
+    assert len(programs) == 1
+    assert programs[0] > 0
+    capability, shared = driver.active.get_current_device(), made.metadata.shared
+    assert shared <= ROOM[capability] or EVERY, (self.__name__, given, shared)
     tensor_cores = any(word in made.asm["ptx"] for word in ("wgmma", "mma.sync"))
-    assert shared <= ROOM[capability], (jit.__name__, shared)
-    assert tensor_cores or not config or constants["PRECISION"] == "ieee", jit.__name__
-    print(jit.__name__, capability, numbers, constants.get("PRECISION"), shared)
+    assert tensor_cores == (given.get("PRECISION") == "tf32"), (self.__name__, given)
+    print(capability, self.__name__, given, shared)
+    return made
+
+
+def step(experts: Any, width: int, dtype: torch.dtype) -> None:
+    """A forward and a backward, of numbers that nothing was computed for."""
+    experts.to(dtype).backend.devices = ("cpu",)
+    token = torch.zeros(13, width, dtype=dtype, requires_grad=True)
+    weight = torch.ones(26, requires_grad=True)
+    expert = torch.arange(26) % (experts.num_experts + 1)
+    plan = Plan(torch.arange(13).repeat_interleave(2), expert, weight, 2)
+    experts(token, plan).sum().backward()
 
 
 def main() -> None:
-    given = {"PRECISION": "tf32", "BM": 64, "BR": 64, "PART": kernels.PART}
-    for capability, numbers in ((80, "bf16"), (90, "bf16"), (90, "fp32")):
-        for kernel, kind in (
-            (kernels.first_kernel, {}),
-            (kernels.first_kernel, UNGATED),
-            (kernels.rows_kernel, ALONE),
-            (kernels.first_grad_kernel, {}),
-            (kernels.weight_grad_kernel, {"GATHER_LEFT": False}),
-        ):
-            compiled(kernel, capability, numbers, kernel.configs[0], **given, **kind)
-        compiled(kernels.gather_sum_kernel, capability, numbers, None, BW=256)
+    torch.use_deterministic_algorithms(not EVERY)  # which takes the first
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    JITFunction.run = compiled
+    gelu = partial(GeluExperts, 5, backend=TritonBackend)
+    swiglu = partial(SwiGLUExperts, 5, bias=True, backend=TritonBackend)
+    for capability, form, width, hidden, dtype in (
+        (80, swiglu, 48, 80, torch.bfloat16),
+        (90, gelu, 37, 67, torch.bfloat16),
+        (90, swiglu, 64, 128, torch.float32),
+    ):
+        driver.set_active(Absent(capability))
+        step(form(width, hidden=hidden), width, dtype)
 
 
+RUN = JITFunction.run
 if __name__ == "__main__":
     main()

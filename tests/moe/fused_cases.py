@@ -271,6 +271,17 @@ def test_a_layer_compiles_as_one_graph_with_the_same_numbers(compiler):
 
 
 @gpu
+def test_after_the_tiles_were_timed_the_loop_is_still_followed():
+    torch.use_deterministic_algorithms(False)
+    triton_kernels.first_kernel.cache.clear()
+    experts, plan, token = experts_of("swiglu_bias", torch.bfloat16), fixed_plan(), tokens()
+    expected = run(experts, LoopBackend(), plan, token.bfloat16())
+    found = run(experts, TritonBackend(16), plan, token.bfloat16())
+    assert triton_kernels.first_kernel.cache
+    assert_all_close(found, expected, atol=0.03, rtol=0.05)
+
+
+@gpu
 def test_a_training_step_is_captured_in_a_cuda_graph_and_follows_new_tokens():
     experts, plan = experts_of("gelu").requires_grad_(), fixed_plan()
     experts.backend = TritonBackend(16)

@@ -42,9 +42,10 @@ def test_kernels_on_a_gpu_follow_the_loop():
 
 
 @pytest.mark.slow
-def test_every_kernel_compiles_for_gpus_with_room_in_their_shared_memory(tmp_path):
+def test_every_launch_compiles_for_gpus_with_room_in_their_shared_memory(tmp_path):
     told = ran("tests.moe.compiled_kernels", TRITON_CACHE_DIR=str(tmp_path))
-    assert len(told.splitlines()) == 18
+    kernels = {tuple(line.split()[:2]) for line in told.splitlines()}
+    assert len(kernels) == 2 * 5
 
 
 def layer_of(experts, **options) -> MHMoE:
