@@ -1,16 +1,19 @@
 """Ways to send rows through their experts: the same weights, the same answer, another speed.
 
-A backend knows nothing of what an expert computes. It shows the expert's form a block of rows and a
-`Rows` that can multiply every row with its own expert's matrix:
+A backend need know nothing of what an expert computes. It shows the expert's form a block of rows
+and a `Rows` that can multiply every row with its own expert's matrix:
 
     LoopBackend      one expert after the other; the oracle that the others are tested against
     GroupedBackend   rows sorted by expert, one grouped matrix product for all of them
     EveryBackend     every row through every expert: many times the work, in plain operations whose
                      sizes are known beforehand, so that a network can be exported with it
+
+`backend_triton.TritonBackend` knows the usual forms, as `FeedForward`, and fuses what they do.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +38,35 @@ class Rows(ABC):
         """Every row's own expert's vector (a bias, the scale of a norm)."""
 
 
-Form = Callable[[Tensor, Rows], Tensor]
-"""What an expert computes: rows (rows width) and their experts' parameters to (rows width)."""
+class FeedForward(NamedTuple):
+    """The weights of experts that compute nothing but
+
+    `gelu(x W_in + b_in) W_out + b_out`, or with a gate
+    `((x W_in + b_in) * silu(x W_gate + b_gate)) W_out + b_out`,
+
+    for a backend that has this in one piece. Biases may be None.
+    """
+
+    w_in: Float[Tensor, "experts width hidden"]
+    b_in: Float[Tensor, "experts hidden"] | None
+    w_out: Float[Tensor, "experts hidden width"]
+    b_out: Float[Tensor, "experts width"] | None
+    w_gate: Float[Tensor, "experts width hidden"] | None = None
+    b_gate: Float[Tensor, "experts hidden"] | None = None
+
+    def to(self, dtype: torch.dtype) -> "FeedForward":
+        """The same in another precision."""
+        cast: Any = [None if each is None else each.to(dtype) for each in self]
+        return FeedForward(*cast)
+
+
+class Form(NamedTuple):
+    """What an expert computes."""
+
+    of_rows: Callable[[Tensor, Rows], Tensor]
+    """From rows (rows width) and their experts' parameters to (rows width)."""
+    feed_forward: Callable[[], FeedForward | None]
+    """The same as weights, or None where it is more than two products and an activation."""
 
 
 class Backend(ABC):
@@ -58,7 +88,7 @@ class LoopBackend(Backend):
         mixed = torch.zeros_like(token)
         for expert in range(num_experts):
             mine = (plan.expert == expert).nonzero().squeeze(1)
-            answer = form(token[plan.token[mine]], _OneExpert(expert))
+            answer = form.of_rows(token[plan.token[mine]], _OneExpert(expert))
             weight = plan.weight[mine, None].to(answer.dtype)
             mixed = mixed.index_add(0, plan.token[mine], answer * weight)
         return mixed
@@ -89,7 +119,9 @@ class EveryBackend(Backend):
     ) -> Float[Tensor, "n width"]:
         rows = token.shape[0]
         row = token.expand(num_experts, *token.shape).flatten(0, 1)
-        answer = form(row, _EveryExpert(num_experts, rows)).unflatten(0, (num_experts, rows))
+        answer = form.of_rows(row, _EveryExpert(num_experts, rows)).unflatten(
+            0, (num_experts, rows)
+        )
         # An assignment to nowhere has a column of its own, which is left out.
         cell = plan.token * (num_experts + 1) + plan.expert
         weight = plan.weight.new_zeros(rows * (num_experts + 1)).scatter_add(0, cell, plan.weight)
@@ -140,7 +172,7 @@ class GroupedBackend(Backend):
     ) -> Float[Tensor, "n width"]:
         layout = Layout.of(plan, token.shape[0], num_experts, self.block_of(token.dtype))
         row = dispatch(token, layout)
-        answer = form(row, _Grouped(layout.end, layout.expert))
+        answer = form.of_rows(row, _Grouped(layout.end, layout.expert))
         return combine(answer, layout)
 
 

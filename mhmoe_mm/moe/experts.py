@@ -8,13 +8,14 @@ what they are multiplied with are rounded; biases and norms are not.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mhmoe_mm.moe.backends import Backend, GroupedBackend, Rows
+from mhmoe_mm.moe.backends import Backend, FeedForward, Form, GroupedBackend, Rows
 from mhmoe_mm.moe.own_part import own_part
 from mhmoe_mm.moe.quantization import Quantization, rounded
 from mhmoe_mm.moe.routing import Plan
@@ -33,7 +34,8 @@ class Experts(nn.Module, ABC):
         if torch.is_autocast_enabled(device):
             token = token.to(torch.get_autocast_dtype(device))
         with torch.autocast(device, enabled=False):  # a grouped product does not follow autocast
-            return self.backend(token, plan, self.num_experts, self.form)
+            form = Form(self.form, self.feed_forward)
+            return self.backend(token, plan, self.num_experts, form)
 
     def affine(
         self,
@@ -53,6 +55,10 @@ class Experts(nn.Module, ABC):
     @abstractmethod
     def form(self, row: Float[Tensor, "rows width"], rows: Rows) -> Float[Tensor, "rows width"]:
         """What an expert computes."""
+
+    def feed_forward(self) -> FeedForward | None:
+        """The same as weights for a backend that fuses, where it is no more than `FeedForward`."""
+        return None
 
 
 class GeluExperts(Experts):
@@ -76,6 +82,11 @@ class GeluExperts(Experts):
         self.b_in = _stacked_bias(num_experts, hidden, width) if bias else None
         self.b_out = _stacked_bias(num_experts, width, hidden) if bias else None
         self.norm = StackedNorm(num_experts, hidden) if sub_norm else None
+
+    def feed_forward(self) -> FeedForward | None:
+        if self.norm is not None or self.quantization is not None:
+            return None
+        return FeedForward(*_own_parts(self.w_in, self.b_in, self.w_out, self.b_out))
 
     def form(self, row: Float[Tensor, "rows width"], rows: Rows) -> Float[Tensor, "rows width"]:
         row = rounded(self.quantization, row)
@@ -109,6 +120,12 @@ class SwiGLUExperts(Experts):
         self.b_out = _stacked_bias(num_experts, width, hidden) if bias else None
         self.norm = StackedNorm(num_experts, hidden) if sub_norm else None
 
+    def feed_forward(self) -> FeedForward | None:
+        if self.norm is not None or self.quantization is not None:
+            return None
+        gate = (self.w_gate, self.b_gate)
+        return FeedForward(*_own_parts(self.w_in, self.b_in, self.w_out, self.b_out, *gate))
+
     def form(self, row: Float[Tensor, "rows width"], rows: Rows) -> Float[Tensor, "rows width"]:
         row = rounded(self.quantization, row)
         gate = F.silu(self.affine(row, rows, self.w_gate, self.b_gate))
@@ -131,6 +148,10 @@ class StackedNorm(nn.Module):
         normal = F.layer_norm(row.float(), row.shape[1:], eps=self.eps)
         scaled = normal * rows.vector(own_part(self.weight))
         return (scaled + rows.vector(own_part(self.bias))).to(row.dtype)
+
+
+def _own_parts(*weights: Tensor | None) -> Any:
+    return [None if weight is None else own_part(weight) for weight in weights]
 
 
 def _stacked(num_experts: int, fan_in: int, fan_out: int) -> nn.Parameter:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from mhmoe_mm.moe import LoopBackend, MHMoE, SparseMoE
+from mhmoe_mm.moe.backend_triton import TritonBackend
 from tools.benchmarks import engines, layer, peers
 from tools.benchmarks.cases import Case, case
 
@@ -59,6 +60,13 @@ def test_every_peer_that_is_installed_trains_its_experts():
         assert all(p.grad is not None and p.grad.any() for p in found.parameters()), name
 
 
+def test_on_a_gpu_our_layer_is_measured_with_either_backend():
+    assert engines.ours("cuda:1") == [engines.OURS, engines.TRITON]
+    layer = engines.made(engines.TRITON, CASES[0], 16)
+    assert isinstance(layer, SparseMoE)
+    assert isinstance(layer.experts.backend, TritonBackend)
+
+
 def test_what_would_not_fit_is_refused_with_its_size():
     with pytest.raises(peers.Unfit, match=r"a tensor of 9\.0 GB"):
         peers.peer("one-hot", case(32768, 64, 1, 8, 2, 64))
@@ -74,6 +82,7 @@ def test_the_command_prints_ratios_and_reasons_and_writes_them(capsys, tmp_path,
     assert layer.main([*options, *files, *chosen]) == 0
     told = capsys.readouterr().out
     assert "one-hot x" in told
+    assert "triton is left out: it needs a CUDA device" in told
     assert f"{CASES[2].name}, lucidrains: top-2 only" in told
     rows = json.loads((tmp_path / "a.json").read_text())["rows"]
     assert [row["case"] for row in rows] == [c.name for c in CASES]

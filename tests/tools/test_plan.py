@@ -148,3 +148,14 @@ def test_two_real_processes_hold_send_and_compute_what_was_planned(spread):
     assert ratio["sent"] == pytest.approx(1, abs=0.03)
     # The router of a new net is not balanced: one rank's experts get more than the other's.
     assert ratio["memory"] == pytest.approx(1, abs=0.25 if spread else 0.1)
+
+
+def test_kernels_for_a_gpu_are_planned_without_one_and_take_less_memory(tmp_path):
+    plain = "{hidden: 192}"
+    fused = "{hidden: 192, backend: {class_path: mhmoe_mm.moe.backend_triton.TritonBackend, "
+    text, net = ENCODER.read_text(), tmp_path / "net.yaml"
+    assert plain in text
+    net.write_text(text.replace(plain, fused + "init_args: {block: 32}}}"))
+    usual, found = plan(), plan(net=net)
+    assert found.flops == usual.flops
+    assert found.peak < usual.peak

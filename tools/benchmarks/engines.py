@@ -4,24 +4,34 @@ import torch
 from torch import nn
 
 from mhmoe_mm.moe import Backend, GroupedBackend, LoopBackend, MHMoE, SparseMoE
+from mhmoe_mm.moe.backend_triton import TritonBackend
 from tools.benchmarks.cases import Case
 from tools.benchmarks.peers import peer
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-DENSE, OURS, LOOP = "dense", "ours", "loop"
+DENSE, OURS, TRITON, LOOP = "dense", "ours", "triton", "loop"
+NEEDS_CUDA = f"{TRITON} is left out: it needs a CUDA device (--device cuda)"
 
 
 def made(name: str, case: Case, block: int | None) -> nn.Module:
-    """The layer of an engine, by its name; `block` is our own one's, None its usual.
+    """The layer of an engine, by its name; `block` is that of our own ones, None their usual.
 
     Raises:
         Unfit: the case is not for this peer.
+        ValueError: `block` is not for the backend.
     """
     if name == DENSE:
         return case.dense()
     if name == OURS:
         return sparse(case, GroupedBackend(block))
+    if name == TRITON:
+        return sparse(case, TritonBackend() if block is None else TritonBackend(block))
     return sparse(case, LoopBackend()) if name == LOOP else peer(name, case)
+
+
+def ours(device: str) -> list[str]:
+    """Our own engines, the loop left out, that such a device carries out."""
+    return [OURS, TRITON] if device.startswith("cuda") else [OURS]
 
 
 def sparse(case: Case, backend: Backend) -> nn.Module:

@@ -1,4 +1,5 @@
 """How long a sparse layer takes, beside a dense net of equal multiply-adds, peers and a plain loop.
+On a CUDA device that is our layer with either backend, grouped ("ours") and Triton.
 
     python -m tools.benchmarks.layer --dtype bf16 --case d512-h2-E8-k2
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from mhmoe_mm.callbacks.freed_memory import KeepFreedMemory
 from tools.benchmarks.cases import Case
-from tools.benchmarks.engines import DENSE, DTYPES, LOOP, OURS, made
+from tools.benchmarks.engines import DENSE, DTYPES, LOOP, NEEDS_CUDA, TRITON, made, ours
 from tools.benchmarks.options import add_turns, check_turns, parsed, parser_of
 from tools.benchmarks.turns import CLOCKS, Figure, Run, console, draw, in_turns, reasons, table_of
 
@@ -75,9 +76,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.keep_memory:
         KeepFreedMemory().keep()
     tell = console()
-    engines = [DENSE, OURS, *args.peers, *([] if args.no_loop else [LOOP])]
+    engines = [DENSE, *ours(args.device), *args.peers, *([] if args.no_loop else [LOOP])]
     told = f"{args.dtype} on {args.device}, {torch.get_num_threads()} threads, torch"
     tell.print(f"{told} {torch.__version__}, {args.clock} time; x: that of the dense net is 1")
+    if TRITON not in engines:
+        tell.print(NEEDS_CUDA)
     rows: list[tuple[Case, dict[str, Figure]]] = []
     for case in args.cases:
         figures = measure(

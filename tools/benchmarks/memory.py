@@ -21,7 +21,7 @@ from torch import nn
 
 from mhmoe_mm.moe import GroupedBackend
 from tools.benchmarks.cases import Case
-from tools.benchmarks.engines import DTYPES, OURS, made
+from tools.benchmarks.engines import DTYPES, NEEDS_CUDA, OURS, TRITON, made, ours
 from tools.benchmarks.options import parsed, parser_of
 from tools.benchmarks.peers import Unfit
 from tools.plan.ledger import Ledger
@@ -67,13 +67,13 @@ def row(
     """Bytes by engine, and a reason where there are none."""
     formula = expected(case, dtype, block)
     found: dict[str, int | str] = {"formula": formula}
-    for name in (OURS, *peers):
+    for name in (*ours(device), *peers):
         try:
             layer = made(name, case, block).to(device, dtype)
             found[name] = peak(layer, case, dtype, device)
         except Unfit as reason:
             found[name] = str(reason)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             found[name] = f"fails: {str(error).splitlines()[0]}"
     return {"case": case.name, "experts": case.shape.num_experts} | found
 
@@ -113,11 +113,12 @@ def main(argv: list[str] | None = None) -> int:
         tell.print(f"{case.name}, {case.rows:,} rows, {args.dtype}: {size / 1e9:.2f} GB resident")
         return 0
     rows = [row(case, args.peers, dtype, args.device, args.block) for case in args.cases]
-    table = Table("case", "formula", "ours", "ours / formula", *args.peers)
+    others = [name for name in ours(args.device) if name != OURS] + args.peers
+    table = Table("case", "formula", "ours", "ours / formula", *others)
     for column in table.columns[1:]:
         column.justify = "right"
     for each in rows:
-        cells = [each[name] for name in args.peers]
+        cells = [each[name] for name in others]
         table.add_row(
             each["case"], told(each["formula"]), told(each[OURS]),
             f"{each[OURS] / each['formula']:.2f}",
@@ -126,6 +127,8 @@ def main(argv: list[str] | None = None) -> int:
     tell.print(
         f"{args.dtype} on {args.device}, torch {torch.__version__}; beyond weights and input"
     )
+    if TRITON not in others:
+        tell.print(NEEDS_CUDA)
     tell.print(table)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from mhmoe_mm.models.flops import Flops
+from mhmoe_mm.moe.backend_triton import TritonBackend
 from mhmoe_mm.moe.expert_parallel import ExpertParallel, Sizes
 from mhmoe_mm.parallel.norms import local
 from mhmoe_mm.tasks.base import Task
@@ -73,7 +74,7 @@ def simulate(setting: Setting) -> Plan:
         parameters = sum(p.numel() for p in task.parameters())
         # On the meta device: quick for a thousand ranks, and arithmetic of ranks has its numbers.
         spread(task, setting, ranks_of(setting))
-        _balance(task)
+        _assume(task)
         with fake, Selections():
             task.to_empty(device="cpu")
             return _planned(task, setting, parameters)
@@ -124,11 +125,15 @@ def _group(world: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _balance(task: Task) -> None:
-    """Experts on other ranks get as many rows as any."""
+def _assume(task: Task) -> None:
+    """Experts on other ranks get as many rows as any, and kernels for a GPU are never run."""
     for module in task.modules():
-        if isinstance(backend := getattr(module, "backend", None), ExpertParallel):
+        backend = getattr(module, "backend", None)
+        if isinstance(backend, ExpertParallel):
             backend.agree = _even
+            backend = backend.inner
+        if isinstance(backend, TritonBackend):
+            backend.devices = ("cuda", "cpu")
 
 
 def _even(count: Tensor, rows: int, group: dist.ProcessGroup) -> Sizes:
