@@ -8,7 +8,9 @@ decodes its members by an allowlist; whatever else lies in a shard is never open
 import hashlib
 import os
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -153,17 +155,17 @@ class Samples:
         self._indexes: Recent[ShardIndex] = Recent(OPEN_SHARDS)
         self._files: Recent[LocalShard] = Recent(OPEN_SHARDS)
         self.counts = [len(self._index(shard).samples) for shard in range(len(shards))]
-        self._ends = np.cumsum(self.counts)
+        self._ends = list(accumulate(self.counts))
         for shard, location in enumerate(shards):
             if limits.verify or local_path(location):
                 self._check(shard)
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return self._ends[-1]
 
     def __getitem__(self, number: int) -> Sample:
-        shard = int(np.searchsorted(self._ends, number, side="right"))
-        entry = self._index(shard).samples[number - int(self._ends[shard])]  # counted from the end
+        shard = bisect_right(self._ends, number)
+        entry = self._index(shard).samples[number - self._ends[shard]]  # counted from the end
         members = entry.members
 
         def fetch_member(extension: str) -> np.ndarray:

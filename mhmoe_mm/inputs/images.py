@@ -11,14 +11,15 @@ file may unfold into gigabytes. Orientation tags are not applied, as in PIL.
 
 import io
 import struct
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.io import ImageReadMode  # which brings torch.ops.image too
 
+RGB = ImageReadMode.RGB.value
 MAX_PIXELS = 50_000_000
 """Of an image that is decoded, unless asked for otherwise."""
 # Start-of-frame markers; C4, C8 and CC in their midst are something else.
@@ -58,7 +59,8 @@ def decode_image(data: np.ndarray, max_pixels: int = MAX_PIXELS) -> Tensor:
         )
     try:
         if header.plain:
-            return cast(Tensor, decode_jpeg(torch.from_numpy(data), mode=ImageReadMode.RGB))
+            # What `torchvision.io.decode_jpeg` calls after a warning and checks, on every image.
+            return torch.ops.image.decode_jpeg(torch.from_numpy(data), RGB, False)
         return _decode_with_pil(data)
     except Exception as error:  # damaged bytes make decoders raise nearly anything
         reason = (str(error) or type(error).__name__).splitlines()[0].rsplit(", ", 1)[-1]
@@ -70,7 +72,7 @@ def read_header(data: np.ndarray) -> Header:
     head = data[:32].tobytes()
     try:
         if head.startswith(b"\xff\xd8"):
-            return _jpeg_header(data)
+            return _jpeg_header(memoryview(data))  # whose elements are plain integers
         if head.startswith(b"\x89PNG\r\n\x1a\n"):
             return _png_header(head)
         if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
@@ -80,18 +82,18 @@ def read_header(data: np.ndarray) -> Header:
     raise ImageError("decode", "it is neither JPEG, PNG nor WebP")
 
 
-def _jpeg_header(data: np.ndarray) -> Header:
+def _jpeg_header(data: memoryview) -> Header:
     at = 2
     while True:
         while data[at] == 0xFF and data[at + 1] == 0xFF:  # padding before a marker
             at += 1
         if data[at] != 0xFF:
             raise ImageError("decode", "its JPEG header is damaged")
-        marker = int(data[at + 1])
+        marker = data[at + 1]
         if marker in JPEG_FRAMES:
-            height, width, channels = struct.unpack(">HHB", data[at + 5 : at + 10].tobytes())
+            height, width, channels = struct.unpack_from(">HHB", data, at + 5)
             return Header("jpeg", height, width, plain=channels in (1, 3))
-        at += 2 + int(data[at + 2]) * 256 + int(data[at + 3])
+        at += 2 + data[at + 2] * 256 + data[at + 3]
 
 
 def _png_header(head: bytes) -> Header:
