@@ -6,6 +6,7 @@ count.
 """
 
 import random
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -95,9 +96,14 @@ class PairSample:
         self.text = text
 
     def __call__(self, sample: Sample, choice: random.Random) -> PairRow:
-        # The text first: it is the cheaper one to find broken.
+        return self.begin(sample, choice)()
+
+    def begin(self, sample: Sample, choice: random.Random) -> Callable[[], PairRow]:
+        """What is left to do once the text is read: the texts of a batch come one after the other
+        (see `Feed`), and a text is the cheaper part to find broken.
+        """
         text = self.text(sample, choice)
-        return PairRow(self.image(sample, choice), text)
+        return lambda: PairRow(self.image(sample, choice), text)
 
 
 def collate_images(rows: list[ImageRow]) -> ImageBatch:
