@@ -135,7 +135,7 @@ class RetrievalRows(TaskRows):
         token = self.setting.encode(self.captions.of(entry, choice))
 
         def finish() -> RetrievalRow:
-            image = entry.sample.image()
+            image = entry.sample.encoded()
             pixel = seen(image, self.setting.view, self.setting.training, choice)
             return RetrievalRow(pixel, token, entry.number, entry.sample.name)
 
@@ -184,7 +184,7 @@ class CaptionRows(TaskRows):
             image = str(sample.about().get("image_id", image))
 
         def finish() -> CaptionRow:
-            pixel = seen(sample.image(), setting.view, setting.training, choice)
+            pixel = seen(sample.encoded(), setting.view, setting.training, choice)
             return CaptionRow(pixel, token, target, image, references, sample.name)
 
         return finish

@@ -62,7 +62,7 @@ class Nlvr2Rows(TaskRows):
 
         def finish() -> Nlvr2Row:
             left, right = (
-                seen(sample.image(side), setting.view, setting.training, choice)
+                seen(sample.encoded(side), setting.view, setting.training, choice)
                 for side in ("left", "right")
             )
             return Nlvr2Row(

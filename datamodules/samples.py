@@ -67,7 +67,7 @@ class ImageSample:
         self.mask = BlockMask(view.grid, view.grid, masking)
 
     def __call__(self, sample: Sample, choice: random.Random) -> ImageRow:
-        pixel = seen(sample.image(), self.view, self.training, choice)
+        pixel = seen(sample.encoded(), self.view, self.training, choice)
         return ImageRow(pixel, self.mask(choice), sample.name)
 
 

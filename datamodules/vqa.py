@@ -90,7 +90,7 @@ class VqaRows(TaskRows):
         target, question_id = self.target(qa), qa.get("question_id", own)
 
         def finish() -> VqaRow:
-            pixel = seen(sample.image(), self.setting.view, self.setting.training, choice)
+            pixel = seen(sample.encoded(), self.setting.view, self.setting.training, choice)
             return VqaRow(pixel, token, target, question_id, sample.name)
 
         return finish

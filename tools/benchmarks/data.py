@@ -53,7 +53,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--threads", type=int, nargs="+", default=[1, 2],
         help="of those that work in threads of this process (1 2)")  # fmt: skip
     add("--only", nargs="+", choices=PIPELINES, metavar="NAME",
-        help=f"these beside '{DECODE}' and '{REFERENCE}'; there are: {', '.join(PIPELINES)}")  # fmt: skip
+        help=f"these beside the two compared with; there are: {', '.join(PIPELINES)}")  # fmt: skip
     add("--repeats", type=int, default=5, help="turns of each (5)")
     add("--keep-memory", action="store_true",
         help="let glibc keep freed blocks, as conf/trainer/cpu.yaml does")  # fmt: skip
