@@ -82,8 +82,7 @@ def seen(image: EncodedImage, view: View, training: bool, choice: random.Random)
         return evaluation_view(image.pixels(), view)
     box = random_crop(image.header.height, image.header.width, view, choice)
     reduction = reduction_of(box, view.size) if view.reduce and image.header.plain else 1
-    top, left, height, width = (side // reduction for side in box)
-    return changed(image.pixels(reduction), (top, left, height, width), view, choice)
+    return changed(image.pixels(reduction), reduced(box, reduction), view, choice)
 
 
 def training_view(image: Tensor, view: View, choice: random.Random) -> Tensor:
@@ -96,6 +95,14 @@ def training_view(image: Tensor, view: View, choice: random.Random) -> Tensor:
 def reduction_of(box: Box, size: int) -> int:
     """Of 8, 4, 2 and 1 the largest by which a crop's sides can be divided and still have `size`."""
     return next((by for by in (8, 4, 2) if min(box[2:]) // by >= size), 1)
+
+
+def reduced(box: Box, by: int) -> Box:
+    """The same part of an image that was decoded smaller, to the nearest pixels."""
+    top, left, height, width = box
+    bottom, right = round((top + height) / by), round((left + width) / by)
+    top, left = round(top / by), round(left / by)
+    return top, left, bottom - top, right - left
 
 
 def changed(image: Tensor, box: Box, view: View, choice: random.Random) -> Tensor:

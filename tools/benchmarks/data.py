@@ -5,7 +5,8 @@
 The samples are JPEGs with captions, made on the spot. Every pipeline ends with a normalised batch
 and the ids of its captions (`data_pipelines.py` has them all); they take turns, so that each sees
 the same machine. Ratios are to plain webdataset with PIL at the most workers that are measured, and
-to decoding alone in one thread. One that is not installed is left out with a sentence.
+to decoding alone in one thread. One that is not installed is left out with a sentence. `--clock cpu`
+counts the processor's time, of workers too, where others work on the machine.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from tools.benchmarks.data_pipelines import (
     missing,
     settings_of,
 )
-from tools.benchmarks.data_turns import FEWEST, Figure, measure
+from tools.benchmarks.data_turns import FEWEST, Figure, Turn, measure
 
 ROW = ("samples/s", "spread", "x reference", "of decoding", "CPU ms")
 
@@ -55,8 +56,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--only", nargs="+", choices=PIPELINES, metavar="NAME",
         help=f"these beside the two compared with; there are: {', '.join(PIPELINES)}")  # fmt: skip
     add("--repeats", type=int, default=5, help="turns of each (5)")
+    add("--clock", choices=Turn._fields, default="wall",
+        help="cpu: a second is one of a processor, for a machine that others use too")  # fmt: skip
     add("--keep-memory", action="store_true",
         help="let glibc keep freed blocks, as conf/trainer/cpu.yaml does")  # fmt: skip
+    add("--reduce", action="store_true",
+        help="ours decodes JPEGs smaller where the crop allows it (view.reduce)")  # fmt: skip
     add("--json", type=Path, help="also write the figures to this file")
     add("--png", type=Path, help="also draw them")
     args = parser.parse_args(argv)
@@ -122,7 +127,8 @@ def told_of(args: argparse.Namespace, corpus: Corpus) -> str:
     return (
         f"{args.images} JPEGs of {width} x {height}, {mean / 1000:.0f} kB each, to batches of "
         f"{args.batch_size} x 3 x {args.size} x {args.size}; {os.cpu_count()} cores, "
-        f"{torch.get_num_threads()} torch threads, torch {torch.__version__}"
+        f"{torch.get_num_threads()} torch threads, torch {torch.__version__}, "
+        f"{args.clock} time"
     )
 
 
@@ -141,9 +147,9 @@ def main(argv: list[str] | None = None) -> int:
         corpus = make_corpus(Path(folder) / "shards", args.images, *args.side)
         told = told_of(args, corpus)
         tell.print(told, soft_wrap=True)
-        view = View(size=args.size, patch=1)
+        view = View(size=args.size, patch=1, reduce=args.reduce)
         work = Work(corpus, Path(folder), view, args.batch_size)
-        figures = measure(asked, work, args.repeats)
+        figures = measure(asked, work, args.repeats, args.clock)
     rows = rows_of(figures, reference)
     tell.print(f"reference: {REFERENCE}, {reference}; decoding: ours alone, 1 thread")
     tell.print(table_of(rows))

@@ -39,7 +39,7 @@ class Corpus(NamedTuple):
 def make_corpus(folder: Path, count: int, width: int, height: int, seed: int = 0) -> Corpus:
     """`count` samples as eight shards with a tokenizer in `folder`."""
     rng = np.random.default_rng(seed)
-    field = noise(rng, max(1024, 2 * width, 2 * height))
+    field = noise(rng, 4 * max(width, height))
     words = [_word(rng) for _ in range(200)]
     samples = [(photo(rng, field, width, height), _caption(rng, words)) for _ in range(count)]
     items = tuple(

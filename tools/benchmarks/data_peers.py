@@ -58,6 +58,11 @@ class Collate:
         return torch.stack(images), self.texts.batch(captions)[0]
 
 
+def caption_of(data: bytes) -> str:
+    """The only line of a `.txt`."""
+    return data.decode().strip()
+
+
 def webdataset_loader(
     shards: list[str], view: View, texts: Texts, batch_size: int, workers: int, uint8: bool
 ) -> Iterable[tuple[Tensor, Tensor]]:
@@ -68,7 +73,7 @@ def webdataset_loader(
         wds.WebDataset(shards, shardshuffle=len(shards), seed=0)
         .shuffle(POOL, initial=POOL // 4)
         .to_tuple("jpg", "txt")
-        .map_tuple(image, bytes.decode)
+        .map_tuple(image, caption_of)
         .batched(batch_size, collation_fn=Collate(texts), partial=False)
     )
     return wds.WebLoader(samples, batch_size=None, num_workers=workers)

@@ -73,19 +73,23 @@ def _time_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(asked: Sequence[tuple[str, Setting]], work: Work, repeats: int) -> list[Figure]:
-    """Every pipeline in every setting in turn, `repeats` times, each round in another order."""
+def measure(
+    asked: Sequence[tuple[str, Setting]], work: Work, repeats: int, clock: str
+) -> list[Figure]:
+    """Every pipeline in every setting in turn, `repeats` times, each round in another order;
+    `clock` is a field of `Turn`.
+    """
     turns: dict[tuple[str, Setting], list[Turn]] = {each: [] for each in asked}
     for number in range(repeats):
         start = number * len(asked) // repeats
         for name, setting in [*asked[start:], *asked[:start]]:
             turns[name, setting].append(take_turn(name, setting, work))
-    return [_figure(name, setting, found) for (name, setting), found in turns.items()]
+    return [_figure(name, setting, found, clock) for (name, setting), found in turns.items()]
 
 
-def _figure(name: str, setting: Setting, turns: list[Turn]) -> Figure:
-    walls = [turn.wall for turn in turns]
-    median = statistics.median(walls)
-    low, _, high = statistics.quantiles(walls, n=4) if len(walls) > 1 else (median,) * 3
+def _figure(name: str, setting: Setting, turns: list[Turn], clock: str) -> Figure:
+    times = [getattr(turn, clock) for turn in turns]
+    median = statistics.median(times)
+    low, _, high = statistics.quantiles(times, n=4) if len(times) > 1 else (median,) * 3
     cpu = statistics.median(turn.cpu for turn in turns)
     return Figure(name, setting, 1 / median, (high - low) / median, 1e3 * cpu)
