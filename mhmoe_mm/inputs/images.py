@@ -65,6 +65,8 @@ def decode_image(data: np.ndarray, max_pixels: int = MAX_PIXELS) -> Tensor:
 def checked_header(data: np.ndarray, max_pixels: int = MAX_PIXELS) -> Header:
     """Kind and size of a file, `ImageError` when it is of another kind or larger than allowed."""
     header = read_header(data)
+    if not header.height * header.width:
+        raise ImageError("decode", "its header says that it has no pixels")
     if header.height * header.width > max_pixels:
         raise ImageError(
             "pixels",

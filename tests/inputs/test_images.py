@@ -130,6 +130,15 @@ def test_an_image_of_another_size_than_its_header_says_is_refused(decoder):
         decode_rest(data, wrong)
 
 
+@pytest.mark.parametrize("side", [0, 2])
+def test_an_image_without_pixels_is_refused(side):
+    data = as_array(JPEGS["usual"])
+    at = data.tobytes().index(b"\xff\xc0") + 5 + side
+    data[at : at + 2] = 0
+    with pytest.raises(ImageError, match="it has no pixels"):
+        checked_header(data)
+
+
 def test_transparent_pixels_become_white():
     clear = Image.new("RGBA", (7, 5), (10, 200, 30, 0))
     assert (decode_image(as_array(encoded(clear, "PNG")), CAP) == 255).all()

@@ -5,8 +5,8 @@
 The samples are JPEGs with captions, made on the spot. Every pipeline ends with a normalised batch
 and the ids of its captions (`data_pipelines.py` has them all); they take turns, so that each sees
 the same machine. Ratios are to plain webdataset with PIL at the most workers that are measured, and
-to decoding alone in one thread. One that is not installed is left out with a sentence. `--clock cpu`
-counts the processor's time, of workers too, where others work on the machine.
+to decoding alone in one thread. One that is not installed is left out with a sentence. `--clock
+cpu` counts the processor's time, of workers too, where others work on the machine.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from tools.benchmarks.data_pipelines import (
     DECODE,
     OURS,
     PIPELINES,
+    REDUCED,
     REFERENCE,
     Setting,
     Work,
@@ -60,8 +61,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="cpu: a second is one of a processor, for a machine that others use too")  # fmt: skip
     add("--keep-memory", action="store_true",
         help="let glibc keep freed blocks, as conf/trainer/cpu.yaml does")  # fmt: skip
-    add("--reduce", action="store_true",
-        help="ours decodes JPEGs smaller where the crop allows it (view.reduce)")  # fmt: skip
     add("--json", type=Path, help="also write the figures to this file")
     add("--png", type=Path, help="also draw them")
     args = parser.parse_args(argv)
@@ -82,6 +81,8 @@ def asked_for(args: argparse.Namespace) -> list[tuple[str, Setting]]:
     names = [name for name in PIPELINES if args.only is None or name in args.only]
     found = [(DECODE, Setting(threads=1)), (REFERENCE, reference_of(args.workers))]
     for name in names:
+        if name == REDUCED and min(args.side) < 2 * args.size:
+            continue  # no crop is large enough
         if not missing(name):
             found += [(name, setting) for setting in settings_of(name, args.workers, args.threads)]
     return list(dict.fromkeys(found))
@@ -147,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
         corpus = make_corpus(Path(folder) / "shards", args.images, *args.side)
         told = told_of(args, corpus)
         tell.print(told, soft_wrap=True)
-        view = View(size=args.size, patch=1, reduce=args.reduce)
+        view = View(size=args.size, patch=1)
         work = Work(corpus, Path(folder), view, args.batch_size)
         figures = measure(asked, work, args.repeats, args.clock)
     rows = rows_of(figures, reference)
@@ -166,7 +167,7 @@ def draw(rows: Sequence[dict[str, str | float]], told: str, path: Path) -> None:
 
     picture = Picture(figsize=(8, 1.2 + 0.26 * len(rows)), layout="constrained")
     axes = picture.subplots()
-    colours = ["tab:orange" if row["pipeline"] == OURS else "tab:gray" for row in rows]
+    colours = ["tab:orange" if row["pipeline"] in (OURS, REDUCED) else "tab:gray" for row in rows]
     speeds = [float(row["samples/s"]) for row in rows]
     axes.barh(range(len(rows)), speeds, color=colours)
     axes.axvline(speeds[0], color="black", linewidth=1, linestyle=":")

@@ -6,6 +6,7 @@ interpolation and antialiasing. Those that keep uint8 normalise a batch at once,
 
     decode only              our decoder alone, on bytes that are in memory: the ceiling
     ours                     `FineTuningDataModule` with `RetrievalSamples`
+    ours, reduced            the same with `view.reduce`, where images are twice as large as views
     webdataset + PIL         what one writes first: ToTensor and Normalize on each image
     webdataset, uint8        torchvision's decoder, uint8 until the batch
     litdata + PIL            as the second, from litdata's own format
@@ -19,7 +20,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import islice
@@ -44,7 +45,8 @@ from mhmoe_mm.inputs.tokenization import Tokenizer
 from tools.benchmarks.data_corpus import Corpus
 from tools.benchmarks.data_peers import litdata_loader, webdataset_loader
 
-DECODE, OURS, REFERENCE = "decode only", "ours", "webdataset + PIL"
+DECODE, OURS, REDUCED = "decode only", "ours", "ours, reduced"
+REFERENCE = "webdataset + PIL"
 MAX_TOKENS = 64
 
 
@@ -95,12 +97,12 @@ def decode_only(work: Work, setting: Setting) -> Iterator[Any]:
     return ahead(decoded, range(0, len(data) - work.batch_size + 1, work.batch_size), setting)
 
 
-def ours(work: Work, setting: Setting) -> Iterator[Any]:
+def ours(work: Work, setting: Setting, reduce: bool = False) -> Iterator[Any]:
     loader = FineTuningDataModule(
         Source(work.corpus.shards, work.batch_size, max_tokens=MAX_TOKENS),
         RetrievalSamples(),
         work.corpus.tokenizer,
-        view=work.view,
+        view=replace(work.view, reduce=reduce),
         loading=Loading(workers=setting.workers, threads=setting.threads),
     ).training_loader()
     for batch in loader:
@@ -170,6 +172,7 @@ def ahead(make: Callable[[int], Any], plan: Iterable[int], setting: Setting) -> 
 PIPELINES: dict[str, Pipeline] = {
     DECODE: Pipeline((), True, False, decode_only),
     OURS: Pipeline((), True, True, ours),
+    REDUCED: Pipeline((), True, True, lambda *a: ours(*a, reduce=True)),
     REFERENCE: Pipeline(("webdataset",), False, True, lambda *a: by_webdataset(*a, False)),
     "webdataset, uint8": Pipeline(("webdataset",), False, True, lambda *a: by_webdataset(*a, True)),
     "litdata + PIL": Pipeline(("litdata",), False, True, lambda *a: by_litdata(*a, False)),
