@@ -60,7 +60,7 @@ class ClassRows(TaskRows):
         label = sample.decode("cls")
         if not 0 <= label < self.num_classes:
             raise sample.error("class", f"is {label}; there are {self.num_classes} classes", "cls")
-        pixel = seen(sample.image(), self.setting.view, self.setting.training, choice)
+        pixel = seen(sample.encoded(), self.setting.view, self.setting.training, choice)
         return ClassRow(pixel, label, sample.name)
 
     def collate(self, rows: list[ClassRow]) -> ClassBatch:

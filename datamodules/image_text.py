@@ -4,6 +4,7 @@ Captions are lines of `.txt`, or, where the source names `languages`, those of `
 """
 
 import random
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -128,10 +129,17 @@ class RetrievalRows(TaskRows):
         return self.captions.parts(sample)
 
     def __call__(self, entry: Entry, choice: random.Random) -> RetrievalRow:
+        return self.begin(entry, choice)()
+
+    def begin(self, entry: Entry, choice: random.Random) -> Callable[[], RetrievalRow]:
         token = self.setting.encode(self.captions.of(entry, choice))
-        image = entry.sample.image()
-        pixel = seen(image, self.setting.view, self.setting.training, choice)
-        return RetrievalRow(pixel, token, entry.number, entry.sample.name)
+
+        def finish() -> RetrievalRow:
+            image = entry.sample.encoded()
+            pixel = seen(image, self.setting.view, self.setting.training, choice)
+            return RetrievalRow(pixel, token, entry.number, entry.sample.name)
+
+        return finish
 
     def collate(self, rows: list[RetrievalRow]) -> RetrievalBatch:
         token, pad = stack_tokens(
@@ -160,6 +168,9 @@ class CaptionRows(TaskRows):
         return self.captions.parts(sample)
 
     def __call__(self, entry: Entry, choice: random.Random) -> CaptionRow:
+        return self.begin(entry, choice)()
+
+    def begin(self, entry: Entry, choice: random.Random) -> Callable[[], CaptionRow]:
         sample, setting = entry.sample, self.setting
         image = sample.name
         if setting.training:
@@ -171,8 +182,12 @@ class CaptionRows(TaskRows):
             token = setting.encode(references[0])
             target = [IGNORED] * len(token)
             image = str(sample.about().get("image_id", image))
-        pixel = seen(sample.image(), setting.view, setting.training, choice)
-        return CaptionRow(pixel, token, target, image, references, sample.name)
+
+        def finish() -> CaptionRow:
+            pixel = seen(sample.encoded(), setting.view, setting.training, choice)
+            return CaptionRow(pixel, token, target, image, references, sample.name)
+
+        return finish
 
     def collate(self, rows: list[CaptionRow]) -> CaptionBatch:
         longest = self.setting.source.max_tokens

@@ -4,6 +4,7 @@
 """
 
 import random
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -52,16 +53,23 @@ class Nlvr2Rows(TaskRows):
         return list(range(len(statements_of(sample)))), 0
 
     def __call__(self, entry: Entry, choice: random.Random) -> Nlvr2Row:
+        return self.begin(entry, choice)()
+
+    def begin(self, entry: Entry, choice: random.Random) -> Callable[[], Nlvr2Row]:
         sample, setting = entry.sample, self.setting
         statement = statements_of(sample)[entry.part]
-        left, right = (
-            seen(sample.image(side), setting.view, setting.training, choice)
-            for side in ("left", "right")
-        )
         token = setting.encode(statement["sentence"])
-        return Nlvr2Row(
-            left, right, token, statement["label"], statement["identifier"], sample.name
-        )
+
+        def finish() -> Nlvr2Row:
+            left, right = (
+                seen(sample.encoded(side), setting.view, setting.training, choice)
+                for side in ("left", "right")
+            )
+            return Nlvr2Row(
+                left, right, token, statement["label"], statement["identifier"], sample.name
+            )
+
+        return finish
 
     def collate(self, rows: list[Nlvr2Row]) -> Nlvr2Batch:
         token, pad = stack_tokens(

@@ -41,7 +41,7 @@ class PictureRows(TaskRows):
 
     def __call__(self, entry: Entry, choice: random.Random) -> PictureRow:
         sample = entry.sample
-        pixel = seen(sample.image(), self.setting.view, self.setting.training, choice)
+        pixel = seen(sample.encoded(), self.setting.view, self.setting.training, choice)
         return PictureRow(pixel, sample.name)
 
     def collate(self, rows: list[PictureRow]) -> PictureBatch:

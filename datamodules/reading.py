@@ -1,16 +1,16 @@
 """Samples by number, read from shards through their indexes.
 
-`Samples` is a table over many shards that reads single members with `pread`: nothing is mapped
-(a file cut while we read it is an error, not a crash) and threads share the open files. A `Sample`
+`Samples` is a table over many shards that reads single members (`local_shard.py`). A `Sample`
 decodes its members by an allowlist; whatever else lies in a shard is never opened.
 """
 
 import hashlib
-import os
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -19,10 +19,12 @@ from datamodules.decoders import DECODERS, IMAGES, Limits
 from datamodules.download import fetch, index_url, read_remote
 from datamodules.errors import SampleError
 from datamodules.index import ShardError, ShardIndex, index_path, parse_index, read_index
+from datamodules.local_shard import LocalShard
 from datamodules.recent import Recent
 from datamodules.sources import local_path
-from mhmoe_mm.inputs.images import ImageError
+from mhmoe_mm.inputs.images import Header, ImageError, checked_header, decode_rest
 
+Result = TypeVar("Result")
 MAX_INDEX_BYTES = 1 << 30
 OPEN_SHARDS = 64
 MAKE_INDEX = (
@@ -65,10 +67,14 @@ class Sample:
 
     def image(self, side: str = "") -> Tensor:
         """The image, or the `left` or `right` one of a pair, uint8 (3 height width)."""
+        return self.encoded(side).pixels()
+
+    def encoded(self, side: str = "") -> "EncodedImage":
+        """The same, of which only the header is decoded."""
         for kind in IMAGES:
             extension = f"{side}.{kind}" if side else kind
             if extension in self.sizes:
-                return self.decode(extension)
+                return EncodedImage(self, extension)
         which = f"{side} image" if side else "image"
         raise self.error("missing", f"has no {which}, only {self.members()}")
 
@@ -86,6 +92,11 @@ class Sample:
         if extension not in DECODERS:
             allowed = ", ".join(DECODERS)
             raise self.error("refused", f"is never decoded; only {allowed} are", extension)
+        data = self.content(extension)
+        return self.attempt(extension, lambda: DECODERS[extension](data, self.limits))
+
+    def content(self, extension: str) -> np.ndarray:
+        """The bytes of a member, uint8; one above the cap is not read."""
         if extension not in self.sizes:
             raise self.error("missing", f"has no member .{extension}, only {self.members()}")
         if self.sizes[extension] > self.limits.member_bytes:
@@ -95,8 +106,12 @@ class Sample:
                 f"allows {self.limits.member_bytes}",
                 extension,
             )
+        return self.attempt(extension, lambda: self.fetch(extension))
+
+    def attempt(self, extension: str, work: Callable[[], Result]) -> Result:
+        """What work on a member gives; `SampleError` names shard, key and cause where it fails."""
         try:
-            return DECODERS[extension](self.fetch(extension), self.limits)
+            return work()
         except (SampleError, ImageError) as error:
             raise self.error(error.kind, f"cannot be used: {error}", extension) from error
         except ShardError as error:
@@ -112,32 +127,29 @@ class Sample:
         return SampleError(kind, f"Shard {self.shard}: {member} {what}.")
 
 
-class LocalShard:
-    """An open tar of known size, from which members are read by offset."""
+class EncodedImage:
+    """An image of a sample, of which only the header is decoded.
 
-    def __init__(self, path: Path, index: ShardIndex):
-        self.path = path
-        try:
-            self._file = path.open("rb", buffering=0)  # closed with the last reference to it
-        except OSError as error:
-            raise ShardError(f"Shard {path} cannot be opened: {error.strerror}.") from error
-        found = os.fstat(self._file.fileno()).st_size
-        if found != index.bytes:
-            raise ShardError(
-                f"Shard {path} has {found} bytes but its index says {index.bytes}: it is truncated "
-                "or was replaced. Restore it, or index it again if the new content is wanted."
-            )
+    Args:
+        sample: whose it is.
+        extension: of the member.
+    """
 
-    def read(self, offset: int, length: int) -> np.ndarray:
-        """`length` bytes from `offset` as a uint8 array."""
-        data = memoryview(bytearray(length))
-        done = 0
-        while done < length:
-            got = os.preadv(self._file.fileno(), [data[done:]], offset + done)
-            if got == 0:
-                raise ShardError(f"Shard {self.path} was truncated while it was being read.")
-            done += got
-        return np.frombuffer(data, dtype=np.uint8)
+    __slots__ = ("_data", "_extension", "_sample", "header")
+
+    def __init__(self, sample: Sample, extension: str):
+        self._sample = sample
+        self._extension = extension
+        data = self._data = sample.content(extension)
+        self.header: Header = sample.attempt(
+            extension, lambda: checked_header(data, sample.limits.pixels)
+        )
+
+    def pixels(self, reduction: int = 1) -> Tensor:
+        """uint8 (3 height width); `reduction` as in `decode_rest`."""
+        return self._sample.attempt(
+            self._extension, lambda: decode_rest(self._data, self.header, reduction)
+        )
 
 
 class Samples:
@@ -153,17 +165,17 @@ class Samples:
         self._indexes: Recent[ShardIndex] = Recent(OPEN_SHARDS)
         self._files: Recent[LocalShard] = Recent(OPEN_SHARDS)
         self.counts = [len(self._index(shard).samples) for shard in range(len(shards))]
-        self._ends = np.cumsum(self.counts)
+        self._ends = list(accumulate(self.counts))
         for shard, location in enumerate(shards):
             if limits.verify or local_path(location):
                 self._check(shard)
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return self._ends[-1]
 
     def __getitem__(self, number: int) -> Sample:
-        shard = int(np.searchsorted(self._ends, number, side="right"))
-        entry = self._index(shard).samples[number - int(self._ends[shard])]  # counted from the end
+        shard = bisect_right(self._ends, number)
+        entry = self._index(shard).samples[number - self._ends[shard]]  # counted from the end
         members = entry.members
 
         def fetch_member(extension: str) -> np.ndarray:

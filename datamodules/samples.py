@@ -6,6 +6,7 @@ count.
 """
 
 import random
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -66,7 +67,7 @@ class ImageSample:
         self.mask = BlockMask(view.grid, view.grid, masking)
 
     def __call__(self, sample: Sample, choice: random.Random) -> ImageRow:
-        pixel = seen(sample.image(), self.view, self.training, choice)
+        pixel = seen(sample.encoded(), self.view, self.training, choice)
         return ImageRow(pixel, self.mask(choice), sample.name)
 
 
@@ -95,9 +96,14 @@ class PairSample:
         self.text = text
 
     def __call__(self, sample: Sample, choice: random.Random) -> PairRow:
-        # The text first: it is the cheaper one to find broken.
+        return self.begin(sample, choice)()
+
+    def begin(self, sample: Sample, choice: random.Random) -> Callable[[], PairRow]:
+        """What is left to do once the text is read: the texts of a batch come one after the other
+        (see `Feed`), and a text is the cheaper part to find broken.
+        """
         text = self.text(sample, choice)
-        return PairRow(self.image(sample, choice), text)
+        return lambda: PairRow(self.image(sample, choice), text)
 
 
 def collate_images(rows: list[ImageRow]) -> ImageBatch:

@@ -4,8 +4,10 @@ Because a batch depends on its position and on nothing else, any number of worke
 build batches in any order, and resuming is starting the list of positions further on.
 """
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from torch.utils.data import Dataset
@@ -74,26 +76,57 @@ class Feed:
     seed: int
     max_errors: int
 
-    def draw(self, epoch: int, place: int, failures: list[Failure]) -> tuple[Any, bool] | None:
-        """(row, whether it is the one that was asked for): a sample that fails is noted in
-        `failures` and its neighbour takes its place.
+    def draw(
+        self, places: list[tuple[int, int]], failures: list[Failure]
+    ) -> list[tuple[Any, bool]] | None:
+        """(row, whether it is the one that was asked for) of each (epoch, place): a sample that
+        fails is noted in `failures` and its neighbour takes its place. None where one is given up.
+
+        All texts come before the first image: tokenizer and decoder in turns push each other out
+        of the processor's caches, which made both of them slower.
         """
+        drawings = [self._draw(epoch, place, failures) for epoch, place in places]
+        for drawing in drawings:
+            next(drawing)
+        drawn = []
+        for drawing in drawings:
+            found = next(drawing)
+            if found is None:
+                return None
+            drawn.append(found)
+        return drawn
+
+    def _draw(
+        self, epoch: int, place: int, failures: list[Failure]
+    ) -> Iterator[tuple[Any, bool] | None]:
+        """None when the text of a first usable sample is read, then the row as in `draw`."""
         number = self.order.sample(epoch, place)
         total = len(self.samples)
         failed: set[tuple[str, str]] = set()  # several rows may come from one bad sample
+        found, begun = None, False
         for attempt in range(total):
             candidate = (number + attempt) % total
             sample = self.samples[candidate]
             try:
-                row = self.row(sample, seeded(self.seed, self.part, epoch, candidate))
+                finish = self._begin(sample, seeded(self.seed, self.part, epoch, candidate))
+                if not begun:
+                    begun = True
+                    yield None
+                found = finish(), attempt == 0
+                break
             except SampleError as error:
                 failures.append(Failure(error.kind, sample.shard, sample.key, str(error)))
                 failed.add((sample.shard, sample.key))
                 if len(failed) > self.max_errors:
-                    return None
-            else:
-                return row, attempt == 0
-        return None
+                    break
+        if not begun:
+            yield None
+        yield found
+
+    def _begin(self, sample: Any, choice: random.Random) -> Callable[[], Any]:
+        """What is left to do for a row once its text is read; all of it for one without."""
+        begin = getattr(self.row, "begin", None)
+        return begin(sample, choice) if begin else partial(self.row, sample, choice)
 
 
 class TrainingSteps(Dataset):
@@ -114,13 +147,10 @@ class TrainingSteps(Dataset):
         parts = {}
         for feed in self.feeds:
             places = self.schedule.places(position, feed.order.total, feed.batch_size)
-            rows = []
-            for epoch, place in places:
-                drawn = feed.draw(epoch, place, failures)
-                if drawn is None:
-                    return Loaded(None, failures)
-                rows.append(drawn[0])
-            parts[feed.part] = feed.collate(rows)
+            drawn = feed.draw(places, failures)
+            if drawn is None:
+                return Loaded(None, failures)
+            parts[feed.part] = feed.collate([row for row, _ in drawn])
         return Loaded(self.assemble(parts), failures)
 
 
@@ -157,15 +187,16 @@ class EvaluationSteps(Dataset):
             total = feed.order.total
             if step >= num_evaluation_steps(total, feed.batch_size, self.world):
                 continue
-            rows = []
             places = evaluation_places(step, feed.batch_size, self.rank, self.world)
             # The last batch is as small as it is: rows that fill up would count in expert loads.
             # A rank that has nothing left takes one, because the others do make a forward.
-            for place in [place for place in places if place < total] or list(places)[:1]:
-                drawn = feed.draw(0, place % total, failures)
-                if drawn is None:
-                    return Loaded(None, failures)
-                row, asked_for = drawn
-                rows.append(row if asked_for and place < total else row.silent())
+            places = [place for place in places if place < total] or places[:1]
+            drawn = feed.draw([(0, place % total) for place in places], failures)
+            if drawn is None:
+                return Loaded(None, failures)
+            rows = [
+                row if asked_for and place < total else row.silent()
+                for place, (row, asked_for) in zip(places, drawn, strict=True)
+            ]
             parts[feed.part] = feed.collate(rows)
         return Loaded(self.assemble(parts), failures)

@@ -7,8 +7,9 @@ A row of a batch is one of them. `TaskSamples` is what a config names (its `clas
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from datamodules.answers import NameList
@@ -83,6 +84,12 @@ class TaskRows(ABC):
     @abstractmethod
     def __call__(self, entry: Entry, choice: random.Random) -> Any:
         """The row of an entry; every draw comes from `choice`."""
+
+    def begin(self, entry: Entry, choice: random.Random) -> Callable[[], Any]:
+        """What is left to do for the row. A task with texts reads them here and leaves its images,
+        so that the texts of a batch come one after the other (see `Feed`).
+        """
+        return partial(self, entry, choice)
 
     @abstractmethod
     def collate(self, rows: list[Any]) -> Any:

@@ -10,7 +10,7 @@ n of them gave counts 0.3, 0.6, 0.9 and from n = 4 on 1. One answer alone counts
 
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -79,13 +79,21 @@ class VqaRows(TaskRows):
         return known, len(questions) - len(known)
 
     def __call__(self, entry: Entry, choice: random.Random) -> VqaRow:
+        return self.begin(entry, choice)()
+
+    def begin(self, entry: Entry, choice: random.Random) -> Callable[[], VqaRow]:
         sample = entry.sample
         about = sample.about()
         qa = questions_of(sample, about)[entry.part]
-        pixel = seen(sample.image(), self.setting.view, self.setting.training, choice)
         token = self.setting.encode(qa["question"])
         own = f"{about.get('id', sample.name)}#{entry.part}"
-        return VqaRow(pixel, token, self.target(qa), qa.get("question_id", own), sample.name)
+        target, question_id = self.target(qa), qa.get("question_id", own)
+
+        def finish() -> VqaRow:
+            pixel = seen(sample.encoded(), self.setting.view, self.setting.training, choice)
+            return VqaRow(pixel, token, target, question_id, sample.name)
+
+        return finish
 
     def target(self, qa: Mapping[str, Any]) -> dict[int, float]:
         """Answers that are in the vocabulary, with their scores."""

@@ -63,19 +63,22 @@ class Tokenizer:
 
     def encode(self, text: str, max_tokens: int) -> list[int]:
         """`<s> tokens </s>`, cut to at most `max_tokens` with both ends kept."""
-        return self.encode_words(text, max_tokens)[0]
+        return self._ended(self._tokenizer.encode(text, add_special_tokens=False).ids, max_tokens)
 
     def encode_words(self, text: str, max_tokens: int) -> tuple[list[int], list[int]]:
         """As `encode`, and for each token the number of its word; -1 at `<s>` and `</s>`."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        ids = self._ended(encoding.ids, max_tokens)
+        # A tokenizer without words (no pre-tokenizer) makes each token a word of its own.
+        words = [i if word is None else word for i, word in enumerate(encoding.word_ids)]
+        return ids, [-1, *words[: max_tokens - 2], -1]
+
+    def _ended(self, ids: list[int], max_tokens: int) -> list[int]:
         if max_tokens < 3:
             raise ValueError(
                 f"max_tokens must be at least 3 (<s>, one token, </s>), got {max_tokens}."
             )
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        ids = encoding.ids[: max_tokens - 2]
-        # A tokenizer without words (no pre-tokenizer) makes each token a word of its own.
-        words = [i if word is None else word for i, word in enumerate(encoding.word_ids)]
-        return [self.bos, *ids, self.eos], [-1, *words[: max_tokens - 2], -1]
+        return [self.bos, *ids[: max_tokens - 2], self.eos]
 
     def encode_whole(self, text: str) -> tuple[list[int], list[int]]:
         """(ids of all of a text without special tokens, how many of its characters have been read

@@ -8,7 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from mhmoe_mm.inputs.images import ImageError, decode_image, read_header
+from mhmoe_mm.inputs.images import (
+    ImageError,
+    checked_header,
+    decode_image,
+    decode_rest,
+    read_header,
+)
 from tests.datamodules.conftest import encoded
 
 CAP = 10_000
@@ -58,6 +64,79 @@ def test_pixels_are_those_of_pil(name):
     pixels = decode_image(as_array(data), CAP)
     assert pixels.dtype == torch.uint8
     assert torch.equal(pixels, by_pil(data))
+
+
+PHOTO = Image.fromarray(np.kron(NOISE[..., :3], np.ones((4, 5, 1), dtype=np.uint8)))
+JPEGS = {
+    "usual": encoded(PHOTO, "JPEG"),
+    "4:4:4": encoded(PHOTO, "JPEG", subsampling=0),
+    "4:2:2": encoded(PHOTO, "JPEG", subsampling=1),
+    "progressive": encoded(PHOTO, "JPEG", progressive=True),
+    "grey": encoded(PHOTO.convert("L"), "JPEG"),
+    "stored as RGB": encoded(PHOTO, "JPEG", keep_rgb=True),
+    "restart markers": encoded(PHOTO, "JPEG", restart_marker_blocks=3),
+}
+
+
+@pytest.fixture(params=["simplejpeg", "without"])
+def decoder(request, monkeypatch) -> str:
+    """With and without the library that need not be there."""
+    if request.param == "simplejpeg":
+        pytest.importorskip("simplejpeg")
+    else:
+        monkeypatch.setattr("mhmoe_mm.inputs.images._simplejpeg", lambda: None)
+    return request.param
+
+
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
+@pytest.mark.parametrize("name", JPEGS)
+def test_jpegs_decoded_smaller_have_the_pixels_of_pil(name, reduction, decoder):
+    data = as_array(JPEGS[name])
+    header = checked_header(data)
+    assert (header.height, header.width) == (148, 265)
+    with Image.open(io.BytesIO(JPEGS[name])) as image:
+        image.draft(None, (265 // reduction, 148 // reduction))
+        expected = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    found = decode_rest(data, header, reduction)
+    assert found.shape == (3, -(-148 // reduction), -(-265 // reduction))
+    assert torch.equal(found, expected)
+
+
+def test_damage_shows_as_much_with_simplejpeg_as_without(monkeypatch):
+    pytest.importorskip("simplejpeg")
+    rng, outcomes = np.random.default_rng(2), []
+    for number in range(120):
+        noisy = as_array(JPEGS["usual"])
+        at = rng.integers(2, len(noisy) if number % 2 else 700, 2)
+        noisy[at] = rng.integers(0, 256, 2)
+        found = []
+        for _ in range(2):
+            try:
+                found.append(decode_image(noisy))
+            except ImageError:
+                found.append(None)
+            monkeypatch.setattr("mhmoe_mm.inputs.images._simplejpeg", lambda: None)
+        monkeypatch.undo()
+        assert (found[0] is None) == (found[1] is None)
+        assert found[0] is None or torch.equal(found[0], found[1])
+        outcomes.append(found[0] is None)
+    assert 10 < sum(outcomes) < 110, "the damage tells nothing"
+
+
+def test_an_image_of_another_size_than_its_header_says_is_refused(decoder):
+    data = as_array(JPEGS["usual"])
+    wrong = checked_header(data)._replace(height=147)
+    with pytest.raises(ImageError, match="its size is not that of its header"):
+        decode_rest(data, wrong)
+
+
+@pytest.mark.parametrize("side", [0, 2])
+def test_an_image_without_pixels_is_refused(side):
+    data = as_array(JPEGS["usual"])
+    at = data.tobytes().index(b"\xff\xc0") + 5 + side
+    data[at : at + 2] = 0
+    with pytest.raises(ImageError, match="it has no pixels"):
+        checked_header(data)
 
 
 def test_transparent_pixels_become_white():
