@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def run_on_ranks(world: int, module: str, *arguments: str, limit_s: int = 120) -> str:
+def run_on_ranks(world: int, module: str, *arguments: str, limit_s: int = 300) -> str:
     """Start a module under torchrun, and end the whole group if it is not done in time; what it
     printed.
     """
@@ -34,6 +34,6 @@ def run_on_ranks(world: int, module: str, *arguments: str, limit_s: int = 120) -
     return output
 
 
-def run_on_two_ranks(module: str, folder: Path, limit_s: int = 120) -> str:
+def run_on_two_ranks(module: str, folder: Path, limit_s: int = 300) -> str:
     """The same on two, with a folder to work in."""
     return run_on_ranks(2, module, str(folder), limit_s=limit_s)

@@ -35,13 +35,13 @@ def together(projects, alone, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     places = {name: str(project.folder) for name, project in projects.items()}
     (folder / "projects.json").write_text(json.dumps(places))
-    said = run_on_two_ranks("tests.two_processes", folder, limit_s=280)
+    said = run_on_two_ranks("tests.two_processes", folder, limit_s=560)
     return folder, said
 
 
 @pytest.mark.dist
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", DATA_SETS)
 def test_two_processes_print_the_figures_of_one_to_the_last_digit(projects, alone, together, name):
     found, expected = projects[name].figures, alone[name]
@@ -55,7 +55,7 @@ def test_two_processes_print_the_figures_of_one_to_the_last_digit(projects, alon
 
 @pytest.mark.dist
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_two_processes_fit_every_task_and_keep_the_same_weights(together):
     folder, said = together
     apart = json.loads((folder / "apart.json").read_text())

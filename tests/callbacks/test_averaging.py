@@ -133,12 +133,12 @@ def test_options_that_mean_nothing_are_refused(options):
 
 @pytest.mark.dist
 @pytest.mark.slow
-@pytest.mark.timeout(850)
+@pytest.mark.timeout(900)
 def test_any_layout_averages_alike_and_goes_on_in_every_other(steps, tmp_path):
     after, losses = steps
     for what in ("save", "resume"):
         for world in (1, 2):
-            run_on_ranks(world, "tests.callbacks.averaged", str(tmp_path), what, limit_s=200)
+            run_on_ranks(world, "tests.callbacks.averaged", str(tmp_path), what, limit_s=400)
     average = averaged(after)
     for layout in LAYOUTS:
         saved = tmp_path / f"{layout}.ckpt"

@@ -374,7 +374,7 @@ def test_two_ranks_write_the_bytes_of_one(predict: Evaluated, evaluated, trained
         ["test", *config, "2", *hurt, "--name", "two"],
     ]
     (tmp_path / "commands.json").write_text(json.dumps(commands))
-    run_on_two_ranks("tests.command_line.two_ranks", tmp_path, limit_s=240)
+    run_on_two_ranks("tests.command_line.two_ranks", tmp_path, limit_s=480)
     assert predict("nlvr2", "--predictions", "two_then_one").status == 0
 
     def content(name: str) -> bytes:

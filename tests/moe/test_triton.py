@@ -19,7 +19,7 @@ def ran(*command: str, **environment: str) -> str:
     given = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-m", *command],
-        capture_output=True, text=True, timeout=280, check=False, env=given | environment,
+        capture_output=True, text=True, timeout=560, check=False, env=given | environment,
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return done.stdout

@@ -23,9 +23,9 @@ def tensors(content: Any, name: str = "") -> dict[str, torch.Tensor]:
 
 @pytest.mark.dist
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_state_of_the_step_is_written_though_training_goes_on(tmp_path: Path):
-    run_on_two_ranks("tests.parallel.background", tmp_path, limit_s=240)
+    run_on_two_ranks("tests.parallel.background", tmp_path, limit_s=480)
     layouts = sorted(path.name for path in tmp_path.iterdir())
     assert layouts == ["ddp", "one file", "shards", "shards, ep 2"]
     for layout in layouts:

@@ -8,7 +8,7 @@ from tests.ranks import run_on_ranks
 
 @pytest.mark.dist
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_what_any_layout_saved_goes_on_in_every_other(tmp_path):
     worlds = (1, 2)
     for what in ("save", "resume"):

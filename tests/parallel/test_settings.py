@@ -26,7 +26,7 @@ def runs(tmp_path_factory):
     def run(name: str) -> tuple[dict, dict[str, torch.Tensor]]:
         what = "compile" if name in COMPILED else "plain"
         if what not in done:
-            run_on_ranks(2, "tests.parallel.settings", str(folder), what, limit_s=400)
+            run_on_ranks(2, "tests.parallel.settings", str(folder), what, limit_s=800)
             done.add(what)
         with safe_open(folder / f"{name}.safetensors", "pt") as file:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -83,7 +83,7 @@ def test_without_it_everything_travels_in_float32(runs):
 @pytest.mark.dist
 @pytest.mark.slow
 @pytest.mark.compile
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled_blocks_train_alike(runs, alone, name):
     said, weights = runs(name)

@@ -33,7 +33,7 @@ def runs(tmp_path_factory):
 
 @pytest.mark.dist
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("layout", "world"), SPREAD, ids=[f"{name}-{n}" for name, n in SPREAD])
 @pytest.mark.parametrize("training", TRAININGS)
 def test_any_number_of_ranks_comes_to_the_losses_and_weights_of_one(runs, training, layout, world):

@@ -23,7 +23,7 @@ COMMAND = [
 
 @pytest.mark.faults
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(800)
 def test_a_training_that_is_killed_three_times_comes_to_the_same(tmp_path: Path, capsys):
     config, out = project(tmp_path / "project"), tmp_path / "drill"
     kills = ["--kills", "3", "--seed", "3", "--out", str(out)]

@@ -21,7 +21,7 @@ def told(log: Path) -> str:
 
 @pytest.mark.faults
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("name", "rank", "ranks", "options"),
     [
@@ -65,7 +65,7 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on_as_if_it_had_not(
 
 @pytest.mark.faults
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_second_signal_ends_the_run_at_once(tmp_path: Path):
     run = started(project(tmp_path), "told", 1, *ENDLESS)
     processes = run.start()

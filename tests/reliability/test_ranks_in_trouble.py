@@ -16,7 +16,7 @@ WATCHED = ("--plugin", "tests", "--watchdog.timeout_s", str(TIMEOUT_S))
 
 @pytest.mark.faults
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("kind", "strategy"), [("hangs", "ddp"), ("dies", "fsdp"), ("fails", "fsdp")]
 )

@@ -65,7 +65,7 @@ def test_an_evaluation_takes_it_as_weights_to_start_from(trained, tmp_path, caps
 
 @pytest.mark.dist
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_what_two_ranks_wrote_with_their_experts_apart_is_one_file(tmp_path: Path):
     path = write_run(tmp_path, [LINE] * 31)
     config = yaml.safe_load(path.read_text())

@@ -30,7 +30,7 @@ def begin(*options: str, pause: float = 0.1) -> subprocess.Popen[str]:
 
 
 def until(condition, what: str) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while not condition():
         assert time.monotonic() < end, f"{what} did not come"
         time.sleep(0.02)
@@ -57,7 +57,7 @@ def test_a_sweep_that_is_killed_goes_on_and_carries_out_every_trial_once(sweep_f
     assert len(ended) < len(VALUES)
     until(lambda: not alive(), "the end of the trials whose worker was killed")
     process = begin("--jobs", "2")
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said
     assert "6 trials: 6 finished." in said
     assert Counter(calls("ended")) == dict.fromkeys(VALUES, 1)
@@ -73,7 +73,7 @@ def test_a_sweep_that_is_killed_goes_on_and_carries_out_every_trial_once(sweep_f
 def test_several_programs_share_the_trials(sweep_folder):
     processes = [begin(), begin("--jobs", "2")]
     for process in processes:
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=240)
         assert process.returncode == 0, said
     assert Counter(calls()) == dict.fromkeys(VALUES, 1)
     assert [row["state"] for row in rows()] == ["finished"] * 6
@@ -85,12 +85,12 @@ def test_a_sweep_that_is_told_to_end_puts_its_trials_back(sweep_folder, number):
     process = begin(pause=0.5)
     until(calls, "a trial")
     process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=240)
     assert process.returncode == 128 + number
     assert "trial 0 is put back (model.x 3)" in said
     assert "the same command goes on with it" in said
     assert not alive()
-    said, _ = begin("--trials", "1", pause=0.5).communicate(timeout=60)
+    said, _ = begin("--trials", "1", pause=0.5).communicate(timeout=240)
     assert "1 trials: 1 finished" in said
     assert calls() == [3, 3]
 
