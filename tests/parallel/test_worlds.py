@@ -9,7 +9,7 @@ from safetensors import safe_open
 from tests.parallel.worlds import LAYOUTS, STEPS, TRAININGS
 from tests.ranks import run_on_ranks
 
-LIMIT_S = 280
+LIMIT_S = 560
 SPREAD = [
     (layout, world) for layout, how in LAYOUTS.items() for world in how.worlds if layout != "alone"
 ]

@@ -13,7 +13,7 @@ from mhmoe_mm.tasks.base import Task
 from tests.language import write_run
 from tools.kill_drill import Run
 
-LIMIT_S = 120.0
+LIMIT_S = 240.0
 ENDLESS = ("--trainer.max_steps", "1000000", "--trainer.limit_val_batches", "0")
 
 
