@@ -32,7 +32,7 @@ class Layout(NamedTuple):
     """Row of each assignment."""
     start: Int[Tensor, " n"]
     source: Int[Tensor, " rows"]
-    """Token of each row; any token where the row is padding."""
+    """Token of each row; where the row is padding, one that some expert reads."""
     expert: Int[Tensor, " rows"]
     """Expert of each row; `num_experts` behind the last block."""
     end: Int[Tensor, " experts"]
@@ -64,7 +64,9 @@ class Layout(NamedTuple):
         row = torch.arange(num_assign, device=device) + shift[sorted_expert]
         row = torch.where(sorted_expert < num_experts, row, num_rows - 1)
         slot = torch.empty_like(row).scatter_(0, order, row)
-        source = torch.zeros(num_rows, dtype=torch.long, device=device).scatter_(0, slot, token)
+        # Padding repeats a token that an expert reads: one that goes nowhere may hold anything.
+        read = token[order[:1]] if num_assign else token.new_zeros(1)
+        source = read.expand(num_rows).scatter(0, slot, token)
         row_expert = torch.searchsorted(end, torch.arange(num_rows, device=device), right=True)
         return cls(token, weight, slot, start, source, row_expert, end.to(torch.int32))
 

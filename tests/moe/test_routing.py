@@ -49,6 +49,20 @@ def test_rows_of_nobody_stay_out_whatever_the_memory_held(block, bias: bool, mon
         torch.testing.assert_close(mine, theirs)
 
 
+@pytest.mark.parametrize("nowhere", [0, 3])
+def test_a_token_that_goes_nowhere_may_hold_anything(nowhere: int):
+    torch.manual_seed(0)
+    token = torch.randn(5, 8)
+    token[nowhere] = torch.nan
+    expert = torch.tensor([1, 0, 1, 2, 1])
+    expert[nowhere] = 3
+    plan = Plan(torch.arange(5), expert, torch.where(expert < 3, 0.5, 0.0), 1)
+    experts = GeluExperts(3, 8, 12)
+    answer = experts(token.requires_grad_(), plan)
+    grads = torch.autograd.grad(answer.square().sum(), [token, *experts.parameters()])
+    assert all(grad.isfinite().all() for grad in (answer, *grads))
+
+
 def test_blocks_are_smaller_in_float32_unless_told_otherwise():
     assert GroupedBackend().block_of(torch.float32) == 8
     assert GroupedBackend().block_of(torch.bfloat16) == 32
