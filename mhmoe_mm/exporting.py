@@ -30,6 +30,7 @@ from mhmoe_mm.run_record import sections
 from mhmoe_mm.storage.checkpoint_io import read_any
 from mhmoe_mm.storage.exported import (
     LISTS,
+    MOMENTS,
     TOKENIZER,
     check_place,
     is_exported,
@@ -49,6 +50,7 @@ def export(
     tokenizer: str | Path | None = None,
     plugins: Sequence[str] = (),
     overwrite: bool = False,
+    moments: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
     """Write the model of a checkpoint as a folder for others; what its config.json says.
 
@@ -59,6 +61,8 @@ def export(
         tokenizer: as for `mhmoe_mm.load`.
         plugins: packages that the network's classes may also come from.
         overwrite: replace an exported model that is there.
+        moments: of the optimizer, as `mhmoe_mm.checkpoint.moments` names them, to lie beside the
+            weights.
 
     Raises:
         ValueError: the place is taken, or there is no such checkpoint, or its weights are not those
@@ -86,8 +90,8 @@ def export(
         **_counted(init_args, weights, tuple(plugins), file),
     }
     told = sections(file, content.get("global_step"))
-    card = _card(folder.name, config, texts, lists, plugins, told)
-    write_exported(folder, config, weights, texts, lists, card)
+    card = _card(folder.name, config, texts, lists, plugins, told, len(moments or ()))
+    write_exported(folder, config, weights, texts, lists, card, moments)
     return config
 
 
@@ -177,6 +181,7 @@ def _card(
     lists: Mapping[str, list[str]],
     plugins: Sequence[str],
     told: Mapping[str, Mapping[str, str]],
+    moments: int,
 ) -> str:
     task = config["task"]
     net = task["init_args"]["net"]
@@ -192,6 +197,11 @@ def _card(
         "on average, does not reach",
         "training": f"{config['step']} steps",
     }
+    if moments:
+        rows["optimizer"] = (
+            f"moments of AdamW, {moments:,} tensors in `{MOMENTS}`, which a training that starts "
+            "from this folder goes on with"
+        )
     if texts is not None:
         rows["tokenizer"] = (
             f"{texts.tokenizer.vocab_size:,} tokens; texts up to {texts.max_tokens} of them"

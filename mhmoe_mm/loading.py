@@ -93,8 +93,13 @@ def task_of(
     tokenizer: str | Path | None = None,
     plugins: str | Sequence[str] = (),
     kinds: Mapping[str, type[Task]] | None = None,
+    left_out: Sequence[str] = TRAINING_ONLY,
 ) -> LoadedTask:
-    """The task of what `read_model` read; arguments and errors as for `load_task`."""
+    """The task of what `read_model` read; arguments and errors as for `load_task`.
+
+    Args:
+        left_out: hyper-parameters that it is made without.
+    """
     if kinds is not None:
         _check_kind(given, file, kinds)
     texts = None
@@ -106,7 +111,7 @@ def task_of(
     if "answers" in content:
         given["answers"] = content["answers"]
     named = (plugins,) if isinstance(plugins, str) else tuple(plugins)
-    task = _built(given, content, named, file)
+    task = _built(given, content, named, file, left_out)
     try:
         task.to(device)
     except (RuntimeError, AssertionError) as error:
@@ -202,10 +207,14 @@ def texts_of(
 
 
 def _built(
-    given: dict[str, Any], content: dict[str, Any], plugins: tuple[str, ...], file: Path
+    given: dict[str, Any],
+    content: dict[str, Any],
+    plugins: tuple[str, ...],
+    file: Path,
+    left_out: Sequence[str],
 ) -> Task:
     """The task of these hyper-parameters with the checkpoint's weights."""
-    needed = {name: value for name, value in given.items() if name not in TRAINING_ONLY}
+    needed = {name: value for name, value in given.items() if name not in left_out}
     # The weights that it starts with are replaced: the caller's random numbers stay.
     with building(plugins, file), torch.random.fork_rng(devices=[]):
         task = instantiate_module(Task, needed)

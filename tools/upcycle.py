@@ -6,7 +6,8 @@
 CHECKPOINT is one file, the folder of a run for its last one, or an exported model, of any encoder
 or decoder; NET the same network with sparse layers in place of dense ones. Experts of SparseMoE
 become copies of the dense net, or slices of it, and the model computes what it did before. MHMoE
-comes near: how near is said for each layer.
+comes near: how near is said for each layer. With --optimizer-state a training that starts from the
+folder goes on with AdamW's moments where they make sense.
 """
 
 import argparse
@@ -31,14 +32,17 @@ def _run(given: argparse.Namespace) -> int:
         start = Start(given.noise, given.router_std, given.seed)
         net = read_net(given.net)
         done = upcycle(
-            given.checkpoint, net, given.out, start, given.tokenizer, given.plugin, given.overwrite
-        )
+            given.checkpoint, net, given.out, start, given.tokenizer, given.plugin, given.overwrite,
+            given.optimizer_state,
+        )  # fmt: skip
     except ValueError as error:
         raise InputError(str(error)) from error
     for layer in done:
         print(f"{layer.path}: {layer.kind}, relative error {layer.error:.2g}")
+    state = ", with the optimizer's state" if given.optimizer_state else ""
     print(
-        f"{given.out}: {len(done)} layers turned; start from it with --model.init_from {given.out}"
+        f"{given.out}: {len(done)} layers turned{state}; start from it with --model.init_from "
+        f"{given.out}"
     )
     return 0
 
@@ -54,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--router-std", type=float, metavar="STD", help="of linear routers (default: see docs)")
     add("--seed", type=int, default=0, help="of routers and noise")
     add("--overwrite", action="store_true", help="replace an exported model that is there")
+    add("--optimizer-state", action="store_true", help="take over AdamW's moments too")
     add("--tokenizer", metavar="FILE", help="of a checkpoint that does not keep its tokenizer.json")
     add("--plugin", action="append", default=[], metavar="PKG", help="as for mhmoe-mm")
     return parser

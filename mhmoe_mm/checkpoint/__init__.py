@@ -2,6 +2,7 @@
 
     weights.py    the tensors in a file, whoever wrote it; nothing that it says is run
     starting.py   the weights of one training as the start of another: `init_from` of every task
+    moments.py    the optimizer's state beside them, where upcycling kept it
     beit3.py      the released BEiT-3 models, there and back
     decoder.py    the released decoders of MH-MoE, whose experts several ranks wrote
     vqkd.py       the released image tokenizers of BEiT v2
@@ -12,7 +13,8 @@
 `python -m mhmoe_mm.checkpoint` is the program.
 """
 
+from mhmoe_mm.checkpoint.moments import load_moments
 from mhmoe_mm.checkpoint.starting import Loaded, load_weights
 from mhmoe_mm.checkpoint.weights import check_path, read_weights
 
-__all__ = ["Loaded", "check_path", "load_weights", "read_weights"]
+__all__ = ["Loaded", "check_path", "load_moments", "load_weights", "read_weights"]

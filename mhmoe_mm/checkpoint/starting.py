@@ -36,6 +36,11 @@ class Loaded(NamedTuple):
     unexpected: list[str]
     """Weights in the file that found no place."""
 
+    @property
+    def as_they_were(self) -> set[str]:
+        """Weights that are those in the file, resized ones left out."""
+        return set(self.loaded) - {line.split()[0] for line in self.resized}
+
     def lines(self) -> list[str]:
         """One line for each."""
         parts = dict.fromkeys(name.split(".")[0] for name in self.loaded)

@@ -3,6 +3,7 @@
     FOLDER/
       config.json        what the model is made from, and the sha256 of the files below
       model.safetensors  the weights, named as in the state dict of the task
+      optimizer.safetensors  moments of AdamW to go on with; where upcycling kept them
       tokenizer.json     that of the training, to the byte; where texts are read
       answers.json       of VQA, in the order of its scores; likewise classes.json
       README.md          for people; not read
@@ -13,6 +14,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,11 @@ from mhmoe_mm.storage.whole import (
 )
 
 FORMAT = 1
+MOMENTS = "optimizer.safetensors"
 CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
 LISTS = ("answers", "classes")
 """Entries of checkpoints that are lists of names, each in a file of its own."""
-FILES = {CONFIG, WEIGHTS, TOKENIZER, CARD, *(f"{name}.json" for name in LISTS)}
+FILES = {CONFIG, WEIGHTS, MOMENTS, TOKENIZER, CARD, *(f"{name}.json" for name in LISTS)}
 
 
 def class_path(kind: type) -> str:
@@ -78,6 +81,7 @@ def write_exported(
     texts: Texts | None,
     lists: Mapping[str, list[str]],
     card: str,
+    moments: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a folder, whole or not at all; one that is there is replaced.
 
@@ -88,6 +92,7 @@ def write_exported(
         texts: how texts are read, where they are.
         lists: by names of `LISTS`.
         card: the README.
+        moments: of the optimizer, as `mhmoe_mm.checkpoint.moments` names them.
 
     Raises:
         OSError: it cannot be written; what was there before stays.
@@ -105,16 +110,18 @@ def write_exported(
     _json(about)  # raises now, not when the weights are written
     part = new_folder(folder)
     try:
-        check_space(part, sum(weight.nbytes for weight in weights.values()))
-        own = _unshared(weights)
-        write_whole(part / WEIGHTS, lambda path: save_file(own, path, {"format": "pt"}))
+        tensors = {WEIGHTS: weights} | ({MOMENTS: moments} if moments else {})
+        check_space(part, sum(t.nbytes for held in tensors.values() for t in held.values()))
+        for name, held in tensors.items():
+            write_whole(part / name, partial(_save, _unshared(held)))
         for name, content in contents.items():
             write_bytes(part / name, content.encode())
-        listed = (WEIGHTS, *(f"{name}.json" for name in lists))
+        listed = (*tensors, *(f"{name}.json" for name in lists))
         about["files"] = {name: file_sha256(part / name) for name in listed}
         write_bytes(part / CONFIG, _json(about).encode())
         write_bytes(part / CARD, card.encode())
-        shutil.copymode(part / CARD, part / WEIGHTS)  # safetensors lets only the writer read
+        for name in tensors:
+            shutil.copymode(part / CARD, part / name)  # safetensors lets only the writer read
         publish_folder(folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
@@ -181,6 +188,10 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"version reads {FORMAT}: install the other one."
         )
     return config
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file(tensors, path, {"format": "pt"})
 
 
 def _unshared(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

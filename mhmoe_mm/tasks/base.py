@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
-from mhmoe_mm.checkpoint import check_path, load_weights
+from mhmoe_mm.checkpoint import Loaded, check_path, load_moments, load_weights
 from mhmoe_mm.inputs.texts import Texts
 from mhmoe_mm.losses import Prediction, perplexity
 from mhmoe_mm.metrics.prediction_mean import PredictionMean
@@ -66,7 +66,8 @@ class Task(LightningModule, ABC):
         balance_weight: of every sparse layer's load-balancing loss.
         z_weight: of every router's z-loss.
         init_from: a checkpoint or safetensors file; once a trainer begins, the network starts from
-            its weights and the heads that fit, unless a checkpoint of this task is restored.
+            its weights and the heads that fit, and a fit with the optimizer's state where the
+            folder of an upcycled model has it, unless a checkpoint of this task is restored.
     """
 
     prediction_file: PredictionFile | None = None
@@ -96,6 +97,7 @@ class Task(LightningModule, ABC):
         self.init_from = init_from
         self.not_loaded: list[str] = []
         """Weights that `init_from` did not have, so that they are as they started."""
+        self._start: Loaded | None = None  # of a fit, until its optimizer is made
         self._evaluated = {name: PredictionMean() for name in objectives}
         self._metrics = nn.ModuleList(self._evaluated.values())  # so that they follow the device
         self._waiting: dict[str, Load] = {}  # loads of accumulated batches, until the routers step
@@ -132,6 +134,7 @@ class Task(LightningModule, ABC):
         report = load_weights(self, self.init_from)
         self.init_from = None  # a test after a fit must not start over
         self.not_loaded = report.missing
+        self._start = report if stage == "fit" else None
         for line in report.lines():
             rank_zero_info(line)
 
@@ -150,7 +153,7 @@ class Task(LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """These weights are not to be replaced by those that their training started from."""
-        self.init_from, self.not_loaded = None, []
+        self.init_from, self.not_loaded, self._start = None, [], None
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Loss of one batch; `loads` is for callbacks, detached."""
@@ -281,6 +284,11 @@ class Task(LightningModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.make_optimizer(self.named_parameters())
+        start, self._start = self._start, None
+        if start is not None and self.trainer.ckpt_path is None:  # which may be restored only later
+            named = self.named_parameters()
+            if line := load_moments(optimizer, named, start.path, start.as_they_were):
+                rank_zero_info(line)
         # Asking for the estimate loads the data too early for exact resumption: only if need be.
         steps = self.trainer.max_steps
         if steps < 0:

@@ -5,5 +5,6 @@ filling      hidden units into stacked experts, and rows into routers
 sparse       into SparseMoE: copies or slices, the same function to float tolerance
 multi_head   into MHMoE: an approximation, whose error is measured
 net          all layers of a network
+dense_moments, moments   the optimizer's state of the one, and as that of the other
 model        a checkpoint into a folder that loads like an export
 """

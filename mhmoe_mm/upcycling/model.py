@@ -7,12 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
+from mhmoe_mm.checkpoint.moments import as_tensors
 from mhmoe_mm.exporting import export
 from mhmoe_mm.loading import built_net, checkpoint_of, read_model
 from mhmoe_mm.storage.checkpoint_io import TRAINING
 from mhmoe_mm.storage.exported import check_place
 from mhmoe_mm.storage.sealed import save_sealed
+from mhmoe_mm.upcycling.dense_moments import dense_moments
 from mhmoe_mm.upcycling.filling import Start
+from mhmoe_mm.upcycling.moments import upcycled_moments
 from mhmoe_mm.upcycling.net import Upcycled, upcycle_net
 
 NET = "net."
@@ -27,12 +30,11 @@ def upcycle(
     tokenizer: str | None = None,
     plugins: Sequence[str] = (),
     overwrite: bool = False,
+    optimizer_state: bool = False,
 ) -> list[Upcycled]:
     """Write a sparse model that starts from a dense one; what became of its layers.
 
-    Heads, tokenizer and lists of names are the dense model's. The state of the optimizer is not
-    taken over: experts have other moments than the net that they come from, and a schedule that is
-    to start anew.
+    Heads, tokenizer and lists of names are the dense model's. A schedule starts anew.
 
     Args:
         path: a checkpoint of `mhmoe-mm fit`, the folder of a run for its last one, or an export.
@@ -40,13 +42,17 @@ def upcycle(
         folder: to be; whole, or not there.
         start: how experts and routers start.
         tokenizer, plugins, overwrite: as for `mhmoe_mm.exporting.export`.
+        optimizer_state: write AdamW's moments too, as `mhmoe_mm.upcycling.moments` maps them, for a
+            training that starts from the folder.
 
     Raises:
-        ValueError: there is no such checkpoint, or the networks do not go together.
+        ValueError: there is no such checkpoint, or the networks do not go together; or the state of
+            the optimizer is wanted, and the checkpoint has none of AdamW.
     """
     check_place(folder, overwrite)
     file = checkpoint_of(path)
     content, given = read_model(file)
+    old = dense_moments(content, given, file, tokenizer, plugins) if optimizer_state else {}
     weights: dict[str, Tensor] = content["state_dict"]
     dense = built_net(given, tuple(plugins), file)
     try:
@@ -59,6 +65,7 @@ def upcycle(
         ) from error
     sparse = built_net({"net": dict(net)}, tuple(plugins), file)
     done = upcycle_net(dense, sparse, start)
+    moments = upcycled_moments(old, dense, sparse, [layer.path for layer in done])
     heads = {name: w for name, w in weights.items() if not name.startswith(NET)}
     turned = {NET + name: weight for name, weight in sparse.state_dict().items()}
     new = {
@@ -69,5 +76,6 @@ def upcycle(
     new |= {"state_dict": heads | turned, "hyper_parameters": given | {"net": dict(net)}}
     with tempfile.TemporaryDirectory() as place:
         save_sealed(new, Path(place) / "upcycled.ckpt")
-        export(Path(place) / "upcycled.ckpt", folder, tokenizer, plugins, overwrite)
+        source = Path(place) / "upcycled.ckpt"
+        export(source, folder, tokenizer, plugins, overwrite, as_tensors(moments))
     return done

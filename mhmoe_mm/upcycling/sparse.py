@@ -9,6 +9,8 @@ https://arxiv.org/abs/2410.07524). Answers are scaled so that gates, which add u
 unless they are divided by their sum, leave the output as it is.
 """
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -28,6 +30,32 @@ from mhmoe_mm.upcycling.filling import (
 STD_OF_SUM_1, STD_OF_COPIES, STD_OF_SLICES = 0.02, 1e-6, 1e-4
 """Of fresh router weights. Gates that add up to 1 leave the function as it is whatever their size.
 Where they do not, all must be alike; for slices still so different that no two groups tie."""
+
+
+class Cut(NamedTuple):
+    """How the hidden units of a dense net become experts."""
+
+    slices: int
+    """Experts that together have all of them."""
+    sums_to_1: bool
+    """Whether the gates of a token's experts do."""
+    scale: float
+    """How much larger answers are than what the units add to the dense net's."""
+
+
+def cut_of(layer: SparseMoE, dense: DenseFFN, where: str) -> Cut:
+    """How a layer is filled; ValueError where its experts are neither copies nor slices."""
+    k, sums_to_1 = gates_of(layer.router, where)
+    experts = layer.router.num_experts
+    hidden = hidden_of(layer.experts, dense.gate is not None, where)
+    slices = dense.hidden // hidden
+    if hidden * slices != dense.hidden or k % slices or experts % slices:
+        raise ValueError(
+            f"{where}: {experts} experts of {hidden} hidden units, {k} a token, are "
+            f"neither copies nor slices of the {dense.hidden} of the dense net: choose experts as "
+            "wide as it is, or an S-th as wide with both numbers multiples of S."
+        )
+    return Cut(slices, sums_to_1, slices if sums_to_1 else slices * experts / k)
 
 
 @torch.no_grad()
@@ -50,17 +78,10 @@ def fill_sparse(
     router, experts = layer.router, layer.experts
     if layer.shared is not None:
         raise ValueError(f"{where} has a shared expert, which is not filled: leave `shared` out.")
-    k, sums_to_1 = gates_of(router, where)
-    hidden = hidden_of(experts, dense.gate is not None, where)
+    slices, sums_to_1, scale = cut_of(layer, dense, where)
+    hidden = dense.hidden // slices
     if getattr(experts, "norm", None) is None:
         dense = dense.without_norm(token)
-    slices = dense.hidden // hidden
-    if hidden * slices != dense.hidden or k % slices or router.num_experts % slices:
-        raise ValueError(
-            f"{where}: {router.num_experts} experts of {hidden} hidden units, {k} a token, are "
-            f"neither copies nor slices of the {dense.hidden} of the dense net: choose experts as "
-            "wide as it is, or an S-th as wide with both numbers multiples of S."
-        )
     if dense.norm is not None and slices > 1:
         raise ValueError(
             f"{where}: the dense net has a norm over its hidden units, which slices of them cannot "
@@ -72,7 +93,6 @@ def fill_sparse(
         std = usual if start.router_std is None else start.router_std
         group = torch.randn(router.num_experts // slices, dense.up.shape[1], generator=draw)
         fill_router(router, std * group.repeat_interleave(slices, dim=0), where)
-    scale = slices if sums_to_1 else slices * router.num_experts / k
     parts = [
         _units(dense, slice(part * hidden, (part + 1) * hidden), scale) for part in range(slices)
     ]
