@@ -67,6 +67,25 @@ def test_on_a_gpu_our_layer_is_measured_with_either_backend():
     assert isinstance(layer.experts.backend, TritonBackend)
 
 
+@pytest.mark.parametrize("name", ["one-hot", "lucidrains"])
+def test_peers_with_a_capacity_lose_next_to_nothing(name: str):
+    """Else they would be spared part of the work: lucidrains' own room drops three in eight."""
+    if name not in peers.installed():
+        pytest.skip(f"{name} is not installed")
+    torch.manual_seed(0)
+    found = peers.peer(name, case(peers.SEQUENCE, 20, 2, 8, 2, 12)).inner
+    row = torch.randn(1, 2 * peers.SEQUENCE, 10)
+    if isinstance(found, peers.Lucidrains):
+        combine = found.moe.gate(row)[1]
+        carried = (combine > 0).sum()
+    else:
+        assert isinstance(found, peers.OneHot)
+        expert, _ = found.router(row[0])
+        room = peers.capacity_of(2 * peers.SEQUENCE, 2, 8)
+        carried = torch.bincount(expert.flatten(), minlength=8).clamp(max=room).sum()
+    assert carried > 0.95 * 2 * row.shape[1]
+
+
 def test_what_would_not_fit_is_refused_with_its_size():
     with pytest.raises(peers.Unfit, match=r"a tensor of 9\.0 GB"):
         peers.peer("one-hot", case(32768, 64, 1, 8, 2, 64))

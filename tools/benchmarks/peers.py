@@ -5,7 +5,8 @@
     hf-grouped, hf-batched, hf-eager
                    the experts of Hugging Face's transformers (those of Nemotron-H, which have two
                    matrices), in each of its ways to multiply
-    lucidrains     `mixture-of-experts` from PyPI: top-2, one-hot within each sequence
+    lucidrains     `mixture-of-experts` from PyPI: top-2, one-hot within each sequence, with as much
+                   room
 
 Each is given a router and, where the layer has several heads, the same two linear maps around it.
 The second and third come with `pip install 'mhmoe-mm[peers]'`; one that is not there is named.
@@ -65,6 +66,12 @@ class Heads(nn.Module):
         return self.merge_proj(mixed)
 
 
+def capacity_of(rows: int, top_k: int, num_experts: int) -> int:
+    """Rows that an expert takes, with room for what random routing needs."""
+    even = rows * top_k / num_experts
+    return min(int(even + 4 * even**0.5) + 1, rows)
+
+
 class OneHot(nn.Module):
     """Dispatch and combine as products with one-hot tensors; what is beyond capacity is lost."""
 
@@ -73,18 +80,15 @@ class OneHot(nn.Module):
         shape = case.shape
         self.num_experts, self.top_k = shape.num_experts, int(shape.top_k)
         most = case.tokens * shape.num_heads
-        _refuse_beyond(4 * most * self.num_experts * self._capacity(most))
+        _refuse_beyond(
+            4 * most * self.num_experts * capacity_of(most, self.top_k, self.num_experts)
+        )
         self.router = Router(shape.width, self.num_experts, self.top_k)
         self.w_in = _stacked(self.num_experts, shape.width, shape.hidden)
         self.w_out = _stacked(self.num_experts, shape.hidden, shape.width)
 
-    def _capacity(self, rows: int) -> int:
-        """Of an expert, with room for what random routing needs."""
-        even = rows * self.top_k / self.num_experts
-        return min(int(even + 4 * even**0.5) + 1, rows)
-
     def forward(self, row: Tensor) -> Tensor:
-        capacity = self._capacity(len(row))
+        capacity = capacity_of(len(row), self.top_k, self.num_experts)
         expert, gate = self.router(row)
         chosen = F.one_hot(expert, self.num_experts)  # (n k e)
         queue = rearrange(chosen, "n k e -> (k n) e").cumsum(0) - 1
@@ -132,10 +136,13 @@ class Lucidrains(nn.Module):
         if case.tokens % SEQUENCE:
             raise Unfit(f"sequences of {SEQUENCE} tokens only")
         self.rows = SEQUENCE * shape.num_heads
+        # Its own 1.25 would drop three of eight assignments, and be spared their work.
+        room = capacity_of(self.rows, 2, shape.num_experts) * shape.num_experts / self.rows
         module = import_module("mixture_of_experts")
         self.moe = module.MoE(
-            shape.width, num_experts=shape.num_experts, hidden_dim=shape.hidden, activation=nn.GELU
-        )
+            shape.width, num_experts=shape.num_experts, hidden_dim=shape.hidden,
+            activation=nn.GELU, second_policy_train="all", capacity_factor_train=room,
+        )  # fmt: skip
 
     def forward(self, row: Tensor) -> Tensor:
         mixed, _ = self.moe(row.view(-1, self.rows, row.shape[1]))
