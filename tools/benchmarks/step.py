@@ -32,7 +32,7 @@ from mhmoe_mm.moe.layer_shape import shape_of
 from mhmoe_mm.moe.sparse_layers import sparse_layers
 from mhmoe_mm.tasks.base import Task
 from tools.benchmarks.cases import Case
-from tools.benchmarks.engines import DENSE, LOOP, OURS, made
+from tools.benchmarks.engines import DENSE, LOOP, NEEDS_CUDA, OURS, TRITON, made, ours
 from tools.benchmarks.options import add_peers, add_turns, check_peers, check_turns
 from tools.benchmarks.turns import CLOCKS, Figure, Run, console, draw, in_turns, reasons, table_of
 from tools.plan.batches import made_up
@@ -145,12 +145,14 @@ def main(argv: list[str] | None = None) -> int:
         KeepFreedMemory().keep()
     warnings.filterwarnings("ignore", "You are trying to `self.log")
     tell = console()
-    engines = [DENSE, OURS, *args.peers, *([] if args.no_loop else [LOOP])]
+    engines = [DENSE, *ours(args.device), *args.peers, *([] if args.no_loop else [LOOP])]
     told = (
         f"{args.precision} on {args.device}, {torch.get_num_threads()} threads, {args.batch} rows, "
         f"texts of {args.text}, torch {torch.__version__}"
     )
     tell.print(f"A step, {told}, {args.clock} time; x: with dense layers it is 1")
+    if TRITON not in engines:
+        tell.print(NEEDS_CUDA)
     rows = [
         (setting.net.stem, measure(setting, engines, args.device, args.repeats, CLOCKS[args.clock]))
         for setting in args.settings
