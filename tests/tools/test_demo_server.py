@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from datamodules.reading import Samples
 from mhmoe_mm.tasks.captioning import Captioning
 from tests.datamodules.conftest import encoded, png
 from tests.datamodules.task_shards import ANSWERS
+from tests.programs import program
 from tests.tools.demo_servers import (
     ask,
     dense,
@@ -447,23 +447,20 @@ def test_the_page_is_for_this_machine_unless_told_otherwise(trained, monkeypatch
 
 def test_the_program_says_where_it_is_and_ends_with_ctrl_c(trained):
     command = [sys.executable, "-m", "tools.demo", "--model", str(trained("vqa").run)]
-    with subprocess.Popen(
-        [*command, "--port", "0", "--host", "0.0.0.0"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        cwd=Path(__file__).parents[2], env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    ) as program:  # fmt: skip
-        assert program.stdout is not None
-        assert program.stderr is not None
-        about, where = program.stdout.readline(), program.stdout.readline()
+    setting = {"cwd": Path(__file__).parents[2], "env": os.environ | {"PYTHONUNBUFFERED": "1"}}
+    with program([*command, "--port", "0", "--host", "0.0.0.0"], **setting) as demo:
+        assert demo.stdout is not None
+        assert demo.stderr is not None
+        about, where = demo.stdout.readline(), demo.stdout.readline()
         assert "VQA, 1 sparse layer" in about
         found = re.search(r"http://[\d.]+:(\d+)/", where)
         assert found is not None
         with socket.create_connection(("127.0.0.1", int(found[1])), timeout=10) as connection:
             connection.sendall(b"GET /about HTTP/1.0\r\nHost: localhost\r\n\r\n")
             assert connection.recv(100).startswith(b"HTTP/1.0 200 ")
-            program.send_signal(signal.SIGINT)
-            said = program.stderr.read()
-        assert program.wait(timeout=20) == 130
+            demo.send_signal(signal.SIGINT)
+            said = demo.stderr.read()
+        assert demo.wait(timeout=20) == 130
     assert said.endswith("Stopped.\n")
     assert said.startswith("Warning: whoever reaches 0.0.0.0")
     assert "Traceback" not in said

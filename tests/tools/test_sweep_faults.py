@@ -12,6 +12,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from tests.programs import heeds_interrupts
 from tests.tools.sweep_standin import calls, rows, sweep, write
 from tools.sweep import queue as queue_of
 from tools.sweep.queue import Queue, Worker
@@ -25,7 +26,7 @@ def begin(*options: str, pause: float = 0.1) -> subprocess.Popen[str]:
     write(f"--pause {pause}")
     return subprocess.Popen(
         [sys.executable, "-m", "tests.tools.sweep_standin", "run", "hill.yaml", *options],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heeds_interrupts,
     )  # fmt: skip
 
 
