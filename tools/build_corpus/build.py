@@ -207,6 +207,6 @@ def _clear(out: Path, overwrite: bool) -> None:
 
 def _remove_files(out: Path) -> None:
     for split in SPLITS:
-        for pattern in (f"*{SUFFIX}", f"*{SUFFIX}{PART}"):
+        for pattern in (f"*{SUFFIX}", f"*{SUFFIX}*{PART}"):
             for path in (out / split).glob(pattern):
                 path.unlink()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from datamodules.index import ShardError, index_path, read_index
-from mhmoe_mm.storage.whole import file_sha256, write_bytes
+from mhmoe_mm.storage.whole import PART, file_sha256, write_bytes
 from tools.build_shards.card import (
     Card,
     list_bytes,
@@ -31,8 +31,8 @@ from tools.build_shards.writer import (
 )
 
 RECORDS = ".build"
-OURS = ("[0-9]*.tar", "[0-9]*.index.json", "*.tar.part", ".*.index.json.*")
-LEFTOVERS = ("*.tar.part", ".*.index.json.*")
+LEFTOVERS = (f"[0-9]*{PART}", ".*.index.json.*")
+OURS = ("[0-9]*.tar", "[0-9]*.index.json", *LEFTOVERS)
 
 
 def build(plan: Plan, out: Path, prepare: Prepare, problems: Problems, overwrite: bool) -> Card:
@@ -98,6 +98,9 @@ def _open_folder(out: Path, plan: Plan, overwrite: bool) -> None:
         for pattern in LEFTOVERS:
             for leftover in (out / split).glob(pattern):
                 leftover.unlink()
+    for folder in (out, out / RECORDS):
+        for leftover in folder.glob(f"*.json.*{PART}"):
+            leftover.unlink()
     _unfold_card(out)
 
 

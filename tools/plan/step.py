@@ -66,7 +66,7 @@ def ranks_of(setting: Setting) -> Meshes | None:
 
 def loss_of(task: Task, batch: Any, setting: Setting) -> torch.Tensor:
     """The loss of a micro-batch as a training step has it."""
-    device = task.device.type
+    device = next(task.parameters()).device.type  # a planner's task began on another one
     with torch.autocast(device, torch.bfloat16, enabled=setting.mixed), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"You are trying to `self\.log\(\)`")  # no trainer
         return task.training_step(batch, 0)["loss"]
