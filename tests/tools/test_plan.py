@@ -151,11 +151,14 @@ def test_two_real_processes_hold_send_and_compute_what_was_planned(spread):
 
 
 def test_kernels_for_a_gpu_are_planned_without_one_and_take_less_memory(tmp_path):
-    plain = "{hidden: 192}"
-    fused = "{hidden: 192, backend: {class_path: mhmoe_mm.moe.backend_triton.TritonBackend, "
-    text, net = ENCODER.read_text(), tmp_path / "net.yaml"
+    plain, text = "{hidden: 192}", ENCODER.read_text()
     assert plain in text
-    net.write_text(text.replace(plain, fused + "init_args: {block: 32}}}"))
-    usual, found = plan(), plan(net=net)
+    plans = []
+    for backend in ("backends.GroupedBackend", "backend_triton.TritonBackend"):
+        spec = f"{{class_path: mhmoe_mm.moe.{backend}, init_args: {{block: 32}}}}"
+        net = tmp_path / f"{backend}.yaml"
+        net.write_text(text.replace(plain, f"{{hidden: 192, backend: {spec}}}"))
+        plans.append(plan(net=net))
+    usual, found = plans
     assert found.flops == usual.flops
     assert found.peak < usual.peak
