@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tools.benchmarks.data_pipelines import PIPELINES, Setting, Work
+from tools.benchmarks.turns import middle
 
 WARM_UP, TAIL = 6, 2
 """Batches at either end of an epoch that are not timed."""
@@ -88,8 +89,6 @@ def measure(
 
 
 def _figure(name: str, setting: Setting, turns: list[Turn], clock: str) -> Figure:
-    times = [getattr(turn, clock) for turn in turns]
-    median = statistics.median(times)
-    low, _, high = statistics.quantiles(times, n=4) if len(times) > 1 else (median,) * 3
+    median, spread = middle([getattr(turn, clock) for turn in turns])
     cpu = statistics.median(turn.cpu for turn in turns)
-    return Figure(name, setting, 1 / median, (high - low) / median, 1e3 * cpu)
+    return Figure(name, setting, 1 / median, spread, 1e3 * cpu)

@@ -10,7 +10,6 @@ time of the processor instead, for a machine that others use too.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from mhmoe_mm.callbacks.freed_memory import KeepFreedMemory
 from tools.benchmarks.cases import Case
 from tools.benchmarks.engines import DENSE, DTYPES, LOOP, NEEDS_CUDA, TRITON, made, ours
 from tools.benchmarks.options import add_turns, check_turns, parsed, parser_of
-from tools.benchmarks.turns import CLOCKS, Figure, Run, console, draw, in_turns, reasons, table_of
+from tools.benchmarks.turns import CLOCKS, Figure, Run, console, in_turns, tell_all
 
 
 def timed(layer: nn.Module, x: Tensor, grad: Tensor, clock: Callable[[], float]) -> float:
@@ -89,18 +88,8 @@ def main(argv: list[str] | None = None) -> int:
         )  # fmt: skip
         rows.append((case, figures))
     named = [(case.name, figures) for case, figures in rows]
-    for reason in reasons(named):
-        tell.print(reason, soft_wrap=True)
-    tell.print(table_of(named))
-    if args.json:
-        content = [
-            {"case": c.name, **asdict(c.shape), "tokens": c.tokens}
-            | {name: figure.plain() for name, figure in figures.items()}
-            for c, figures in rows
-        ]
-        args.json.write_text(json.dumps({"told": told, "rows": content}, indent=1) + "\n")
-    if args.png:
-        draw(named, told, args.png)
+    details = [{**asdict(case.shape), "tokens": case.tokens} for case, _ in rows]
+    tell_all(tell, named, told, details, args.json, args.png)
     return 0
 
 

@@ -12,7 +12,6 @@ balances their experts.
 """
 
 import argparse
-import json
 import sys
 import warnings
 from collections.abc import Callable
@@ -34,7 +33,7 @@ from mhmoe_mm.tasks.base import Task
 from tools.benchmarks.cases import Case
 from tools.benchmarks.engines import DENSE, LOOP, NEEDS_CUDA, OURS, TRITON, made, ours
 from tools.benchmarks.options import add_peers, add_turns, check_peers, check_turns
-from tools.benchmarks.turns import CLOCKS, Figure, Run, console, draw, in_turns, reasons, table_of
+from tools.benchmarks.turns import CLOCKS, Figure, Run, console, in_turns, tell_all
 from tools.plan.batches import made_up
 from tools.plan.settings import PRECISIONS, TASKS, Setting, setting_of
 from tools.plan.step import optimizer_of, take_step, task_of
@@ -157,17 +156,7 @@ def main(argv: list[str] | None = None) -> int:
         (setting.net.stem, measure(setting, engines, args.device, args.repeats, CLOCKS[args.clock]))
         for setting in args.settings
     ]
-    for reason in reasons(rows):
-        tell.print(reason, soft_wrap=True)
-    tell.print(table_of(rows))
-    if args.json:
-        content = [
-            {"case": case, **{name: figure.plain() for name, figure in figures.items()}}
-            for case, figures in rows
-        ]
-        args.json.write_text(json.dumps({"told": told, "rows": content}, indent=1) + "\n")
-    if args.png:
-        draw(rows, told, args.png)
+    tell_all(tell, rows, told, [{}] * len(rows), args.json, args.png)
     return 0
 
 

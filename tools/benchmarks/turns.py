@@ -1,12 +1,13 @@
 """Engines that do the same work, timed in turns so that all see the same machine."""
 
 import gc
+import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -68,9 +69,15 @@ def in_turns(makers: Mapping[str, Callable[[], Run]], repeats: int) -> dict[str,
 
 
 def _figure(seconds: list[float]) -> Figure:
-    median = statistics.median(seconds)
-    low, _, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else (median,) * 3
-    return Figure(1e3 * median, (high - low) / median)
+    median, spread = middle(seconds)
+    return Figure(1e3 * median, spread)
+
+
+def middle(times: Sequence[float]) -> tuple[float, float]:
+    """The median, and what lies between the first and the third quartile, as a share of it."""
+    median = statistics.median(times)
+    low, _, high = statistics.quantiles(times, n=4) if len(times) > 1 else (median,) * 3
+    return median, (high - low) / median
 
 
 def console() -> Console:
@@ -106,6 +113,34 @@ def reasons(rows: Rows) -> list[str]:
         for name, figure in figures.items()
         if figure.reason
     ]
+
+
+def tell_all(
+    tell: Console,
+    rows: Rows,
+    told: str,
+    cases: Sequence[Mapping[str, Any]],
+    json_file: Path | None,
+    png_file: Path | None,
+) -> None:
+    """Print reasons and the table; write the files that are asked for.
+
+    Args:
+        rows: by case.
+        told: how they were measured.
+        cases: what the JSON says of each case besides.
+    """
+    for reason in reasons(rows):
+        tell.print(reason, soft_wrap=True)
+    tell.print(table_of(rows))
+    if json_file:
+        content = [
+            {"case": name, **case, **{engine: f.plain() for engine, f in figures.items()}}
+            for (name, figures), case in zip(rows, cases, strict=True)
+        ]
+        json_file.write_text(json.dumps({"told": told, "rows": content}, indent=1) + "\n")
+    if png_file:
+        draw(rows, told, png_file)
 
 
 def draw(rows: Rows, title: str, path: Path) -> None:
