@@ -7,9 +7,10 @@ the device at a time is one layer's.
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from mhmoe_mm.models.branches import MultiwayFFN
+from mhmoe_mm.models.beit3 import BEiT3, Encoded, MultiwayInput
+from mhmoe_mm.models.branches import MultiwayFFN, Parts
 from mhmoe_mm.models.embeddings import ImageEmbedding
 from mhmoe_mm.moe.mh_moe import MHMoE, SparseMoE
 from mhmoe_mm.moe.routing import Load, Plan, Router
@@ -55,7 +57,7 @@ class Forward(NamedTuple):
     layers: dict[str, LayerRouting]
     """By the layer's path in the network, as loads are."""
     loads: dict[str, Load]
-    """On the CPU."""
+    """On the CPU; of forwards that ran together, with the first that passed the layer."""
 
 
 @dataclass
@@ -69,10 +71,16 @@ class _Now:
     split: int
     number: np.ndarray
     """int64 (batch seq), every real token's place among the real ones."""
-    part: tuple[str, int, int] = ("", 0, 0)
-    """The layer that runs, and the start and the length of what it reads."""
     layers: dict[str, LayerRouting] = field(default_factory=dict)
     loads: dict[str, Load] = field(default_factory=dict)
+
+    def end(self) -> Forward:
+        """What it came to."""
+        image, masked, text = (
+            None if given is None else given.detach().cpu()
+            for given in (self.image, self.masked, self.text)
+        )
+        return Forward(image, masked, text, self.real, self.split, self.layers, self.loads)
 
 
 class RoutingRecorder:
@@ -89,8 +97,10 @@ class RoutingRecorder:
         self.net = net
         self.done: list[Forward] = []
         """Whoever reads it empties it."""
-        self.now: _Now | None = None
-        """What is under way, for the hooks."""
+        self.now: list[_Now] = []
+        """What is under way, for the hooks; several where they run together."""
+        self.passing: list[tuple[_Now, slice]] = []
+        """What the layer that runs reads, one after the other: which places of every row."""
 
     @contextmanager
     def recording(self) -> Iterator["RoutingRecorder"]:
@@ -111,8 +121,10 @@ class RoutingRecorder:
             self.net.register_forward_pre_hook(self._begin, with_kwargs=True),
             self.net.register_forward_hook(self._end, always_call=False),
         ]
+        if isinstance(self.net, BEiT3):
+            self.net.together = partial(self._together, self.net.together)
         for name, layer in sparse_layers(self.net).items():
-            passing = _Passing(self, name, branch_of.get(name))
+            passing = _Passing(self, branch_of.get(name))
             hooks.append(layer.register_forward_pre_hook(passing, with_kwargs=True))
             hooks.append(layer.router.register_forward_hook(_Routed(self, name, layer)))
         self._hooks = hooks
@@ -131,7 +143,8 @@ class RoutingRecorder:
             hook.remove()
         for module, compiled in self._compiled.items():
             module._compiled_call_impl = compiled
-        self.now = None
+        vars(self.net).pop("together", None)
+        self.now = []
 
     def take(self) -> list[Forward]:
         """The forwards since the last call, in order."""
@@ -140,83 +153,89 @@ class RoutingRecorder:
 
     def _begin(self, net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = _named(net, args, kwargs)
-        self.now = None
-        if given.get("past") is not None:
-            return
-        image: Tensor | None = given.get("image")
-        text: Tensor | None = given["text"] if "text" in given else given.get("token")
-        read = image if text is None else text
-        assert read is not None, "the network refuses an input of nothing"
-        split = 0
-        if image is not None:
-            embedding = net.get_submodule("image_embedding")
-            assert isinstance(embedding, ImageEmbedding)
-            split = 1 + embedding.num_patches
-        real = np.ones((len(read), split + (0 if text is None else text.shape[1])), dtype=bool)
-        if (pad := given.get("pad")) is not None:
-            real[:, split:] = ~_array(pad)
-        if (keep := given.get("keep")) is not None:
-            real &= _array(keep)
-        number = np.cumsum(real).reshape(real.shape) - 1
-        self.now = _Now(image, given.get("masked"), text, real, split, number)
+        self.now = [] if given.get("past") is not None else [_begun(net, given)]
 
     def _end(self, net: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self.now is None:
-            return
-        now, self.now = self.now, None
-        image, masked, text = (
-            None if given is None else given.detach().cpu()
-            for given in (now.image, now.masked, now.text)
-        )
-        self.done.append(Forward(image, masked, text, now.real, now.split, now.layers, now.loads))
+        self.done += [now.end() for now in self.now]
+        self.now = []
+
+    def _together(
+        self, together: Callable[..., list[Encoded]], *sequences: MultiwayInput
+    ) -> list[Encoded]:
+        self.now = [_begun(self.net, one._asdict()) for one in sequences]
+        encoded = together(*sequences)
+        self._end(self.net, (), encoded)
+        return encoded
+
+
+def _begun(net: nn.Module, given: dict[str, Any]) -> _Now:
+    """A forward of these inputs."""
+    image: Tensor | None = given.get("image")
+    text: Tensor | None = given["text"] if "text" in given else given.get("token")
+    read = image if text is None else text
+    assert read is not None, "the network refuses an input of nothing"
+    split = 0
+    if image is not None:
+        embedding = net.get_submodule("image_embedding")
+        assert isinstance(embedding, ImageEmbedding)
+        split = 1 + embedding.num_patches
+    real = np.ones((len(read), split + (0 if text is None else text.shape[1])), dtype=bool)
+    if (pad := given.get("pad")) is not None:
+        real[:, split:] = ~_array(pad)
+    if (keep := given.get("keep")) is not None:
+        real &= _array(keep)
+    number = np.cumsum(real).reshape(real.shape) - 1
+    return _Now(image, given.get("masked"), text, real, split, number)
 
 
 class _Passing:
-    """Before a sparse layer runs: which part of the sequence it reads."""
+    """Before a sparse layer runs: which parts of the sequences it reads."""
 
-    def __init__(
-        self, recorder: RoutingRecorder, name: str, branch: tuple[MultiwayFFN, str] | None
-    ):
-        self.recorder, self.name, self.branch = recorder, name, branch
+    def __init__(self, recorder: RoutingRecorder, branch: tuple[MultiwayFFN, str] | None):
+        self.recorder, self.branch = recorder, branch
 
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        now, start = self.recorder.now, 0
-        if now is None:
-            return
-        x: Tensor = args[0] if args else kwargs["x"]
-        if self.branch is not None:
-            ffn, branch = self.branch
-            parts = dict(ffn.route.parts(now.split, now.real.shape[1]))
-            start = parts[branch].start or 0
-        now.part = (self.name, start, x.shape[1])
+        self.recorder.passing = [
+            (now, part)
+            for now in self.recorder.now
+            for branch, part in self._parts(now)
+            if self.branch is None or branch == self.branch[1]
+        ]
+
+    def _parts(self, now: _Now) -> Parts:
+        if self.branch is None:
+            return [("", slice(None))]
+        return self.branch[0].route.parts(now.split, now.real.shape[1])
 
 
 class _Routed:
-    """After a router has run: what it decided."""
+    """After a router has run, inside of a layer: what it decided."""
 
     def __init__(self, recorder: RoutingRecorder, name: str, layer: SparseMoE | MHMoE):
         self.recorder, self.name = recorder, name
         self.heads = layer.num_heads if isinstance(layer, MHMoE) else 1
 
     def __call__(self, router: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        now = self.recorder.now
-        if now is None:
+        if not (passing := self.recorder.passing) or not self.recorder.now:
             return
         assert isinstance(router, Router)
         plan, load = output
-        there, start, length = now.part
-        assert there == self.name, "a layer's router runs inside of the layer"
-        batch = len(now.real)
-        expert, weight = dense(plan, batch * length * self.heads, router.num_experts)
-        shape = (batch, length, self.heads, -1)
-        real, number = (table[:, start : start + length] for table in (now.real, now.number))
-        now.layers[self.name] = LayerRouting(
-            number[real].astype(np.int32),
-            _array(expert).reshape(shape)[real],
-            _array(weight).reshape(shape)[real],
-        )
+        real = [now.real[:, part] for now, part in passing]
+        total = sum(each.size for each in real)
+        table = dense(plan, total * self.heads, router.num_experts)
+        expert, weight = (_array(each).reshape(total, self.heads, -1) for each in table)
+        end = 0
+        for (now, part), own in zip(passing, real, strict=True):
+            start, end = end, end + own.size
+            routed = own.flatten()
+            now.layers[self.name] = LayerRouting(
+                now.number[:, part][own].astype(np.int32),
+                expert[start:end][routed],
+                weight[start:end][routed],
+            )
         own = {name: getattr(load.detach(), name).cpu() for name in Load._fields[:-1]}
-        now.loads[self.name] = Load(**own, names=load.names)
+        first, _ = passing[0]
+        first.loads[self.name] = Load(**own, names=load.names)
 
 
 def dense(plan: Plan, n: int, num_experts: int) -> tuple[Tensor, Tensor]:

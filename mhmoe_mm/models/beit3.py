@@ -10,7 +10,6 @@ Source: https://arxiv.org/abs/2208.10442; `multiway.py` tells the paper's networ
 ones.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mhmoe_mm.models.attention import Past
+from mhmoe_mm.models.block import Reading
 from mhmoe_mm.models.embeddings import ImageEmbedding, TextEmbedding
 from mhmoe_mm.models.multiway import Layout
 from mhmoe_mm.models.parts import part
@@ -25,6 +25,23 @@ from mhmoe_mm.models.start import UnitStart
 from mhmoe_mm.moe.routing import Kinds, Load
 
 KINDS = ("image", "text")
+
+
+class MultiwayInput(NamedTuple):
+    """What the encoder reads as one sequence: images, texts or pairs, a batch of each."""
+
+    image: Float[Tensor, "batch 3 height width"] | None = None
+    """Normalised pixels, or None for texts alone."""
+    text: Int[Tensor, "batch_text seq_text"] | None = None
+    """Token ids below `vocab_size`, or None for images alone."""
+    pad: Bool[Tensor, "batch_pad seq_pad"] | None = None
+    """True where `text` is padding, which no token looks at and no expert receives; None where
+    there is none."""
+    masked: Bool[Tensor, "batch_masked patches"] | None = None
+    """True where the network must not see the patch; None to see all."""
+    visible: Bool[Tensor, "queries keys"] | None = None
+    """True where a token of the whole sequence (first axis) may look at another (second); None:
+    everywhere."""
 
 
 class Encoded(NamedTuple):
@@ -86,44 +103,37 @@ class BEiT3(nn.Module):
         pad: Bool[Tensor, "batch_pad seq_pad"] | None = None,
         masked: Bool[Tensor, "batch_masked patches"] | None = None,
         visible: Bool[Tensor, "queries keys"] | None = None,
-        past: Sequence[Past] | None = None,
+        past: list[Past] | None = None,
     ) -> Encoded:
         """Encode images, texts or pairs.
 
         Args:
-            image: normalised pixels, or None for texts alone.
-            text: token ids below `vocab_size`, or None for images alone.
-            pad: true where `text` is padding, which no token looks at and no expert receives;
-                None where there is none.
-            masked: true where the network must not see the patch; None to see all.
-            visible: true where a token of the whole sequence (first axis) may look at another
-                (second); None: everywhere.
+            image, text, pad, masked, visible: as in `MultiwayInput`.
             past: one for every block; each takes up the keys and values of what its block reads,
                 and `read_on` goes on from there.
 
         Raises:
             ValueError: an input is missing, or does not fit the network or the other inputs.
         """
-        check_together(image, text, pad, masked)
-        parts = []
-        if image is not None:
-            parts.append(self.image_embedding(image, masked))
-        split = parts[0].shape[1] if parts else 0
-        if text is not None:
-            parts.append(self.text_embedding(text))
-        x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        sequence = self._embedded(MultiwayInput(image, text, pad, masked, visible))
+        (encoded,) = self._through_blocks([sequence], past)
+        return encoded
 
-        keep, mask = None, None
-        if pad is not None:
-            keep = torch.cat([pad.new_ones(pad.shape[0], split), ~pad], dim=1)
-            mask = keep[:, None, None, :]
-            x = torch.where(keep[..., None], x, 0)
-        if visible is not None:
-            mask = visible[None, None] if mask is None else visible & mask
-        return self._through_blocks(x, split, mask, keep, past)
+    def together(self, *sequences: MultiwayInput) -> list[Encoded]:
+        """Encode several batches in one pass, as one `forward` after the other would: attention
+        stays within a sequence, but every feed-forward net or sparse layer runs once, over the
+        tokens of all. A router that looks at other tokens (a capacity, expert choice) looks at all.
+
+        Returns:
+            One for each, in order. Loads are sums over all and with the first; others have none.
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        return self._through_blocks([self._embedded(one) for one in sequences], None)
 
     def read_on(
-        self, text: Int[Tensor, "batch seq_text"], start: int, past: Sequence[Past]
+        self, text: Int[Tensor, "batch seq_text"], start: int, past: list[Past]
     ) -> Float[Tensor, "batch seq_text dim"]:
         """Encode further tokens of pairs; each looks at all of `past`, itself and those before it.
 
@@ -143,32 +153,56 @@ class BEiT3(nn.Module):
         mask = mask.tril(known)
         mask[:, known] = False
         keep = (torch.arange(1 + new, device=x.device) > 0).expand(batch, -1)
-        return self._through_blocks(x, 1, mask[None, None], keep, past).hidden[:, 1:]
+        (encoded,) = self._through_blocks([(x, _reading(x, 1, mask[None, None], keep))], past)
+        return encoded.hidden[:, 1:]
+
+    def _embedded(self, read: MultiwayInput) -> tuple[Tensor, Reading]:
+        """The tokens (batch seq dim) that the first block reads, and how."""
+        check_together(read)
+        parts = []
+        if read.image is not None:
+            parts.append(self.image_embedding(read.image, read.masked))
+        split = parts[0].shape[1] if parts else 0
+        if read.text is not None:
+            parts.append(self.text_embedding(read.text))
+        x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+        keep, mask, pad = None, None, read.pad
+        if pad is not None:
+            keep = torch.cat([pad.new_ones(pad.shape[0], split), ~pad], dim=1)
+            mask = keep[:, None, None, :]
+            x = torch.where(keep[..., None], x, 0)
+        if read.visible is not None:
+            mask = read.visible[None, None] if mask is None else read.visible & mask
+        return x, _reading(x, split, mask, keep)
 
     def _through_blocks(
-        self,
-        x: Float[Tensor, "batch seq dim"],
-        split: int,
-        mask: Bool[Tensor, "#batch #heads #queries keys"] | None,
-        keep: Bool[Tensor, "batch seq"] | None,
-        past: Sequence[Past] | None,
-    ) -> Encoded:
-        batch, seq, _ = x.shape
-        is_text = torch.arange(seq, device=x.device) >= split
-        kinds = Kinds(is_text.long().expand(batch, seq), KINDS)
+        self, sequences: list[tuple[Tensor, Reading]], past: list[Past] | None
+    ) -> list[Encoded]:
+        """`past` goes with the first of them."""
+        hidden, readings = [x for x, _ in sequences], [how for _, how in sequences]
         loads = {}
         for layer, block in enumerate(self.blocks):
-            layer_past = None if past is None else past[layer]
-            x, block_loads = block(x, split, mask, keep, kinds, layer_past)
+            if past is not None:
+                readings[0] = readings[0]._replace(past=past[layer])
+            hidden, block_loads = block(hidden, readings)
             loads |= {f"blocks.{layer}.ffn.{branch}": load for branch, load in block_loads.items()}
-        return Encoded(x if self.norm is None else self.norm(x, split), split, loads)
+        splits = [how.split for how in readings]
+        if self.norm is not None:
+            hidden = [self.norm(x, split) for x, split in zip(hidden, splits, strict=True)]
+        shares = [loads, *({} for _ in hidden[1:])]
+        return [Encoded(*each) for each in zip(hidden, splits, shares, strict=True)]
+
+
+def _reading(x: Tensor, split: int, mask: Tensor | None, keep: Tensor | None) -> Reading:
+    is_text = torch.arange(x.shape[1], device=x.device) >= split
+    return Reading(split, mask, keep, Kinds(is_text.long().expand(x.shape[:2]), KINDS))
 
 
 # Sizes are read from shapes here and not by len(), which would fix them where a graph is traced.
-def check_together(
-    image: Tensor | None, text: Tensor | None, pad: Tensor | None, masked: Tensor | None
-) -> None:
+def check_together(read: MultiwayInput) -> None:
     """Refuse inputs that do not go together; the embeddings check each against the network."""
+    image, text, pad, masked, _ = read
     if image is None and text is None:
         raise ValueError("The network needs an image, a text or both, got neither.")
     if image is None and masked is not None:

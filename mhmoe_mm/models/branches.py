@@ -6,8 +6,9 @@ argument of every call and never kept on a module, so forwards of images, texts 
 each other in any order, be recomputed and be compiled.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -51,10 +52,6 @@ ALL_SHARED = Route(("shared",), _all_shared)
 """Every token passes `shared`."""
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-
 class Multiway(nn.ModuleDict):
     """One map (linear, norm) per branch."""
 
@@ -69,6 +66,17 @@ class Multiway(nn.ModuleDict):
         return _joined([self[branch](x[:, part]) for branch, part in parts])
 
 
+class FFNInput(NamedTuple):
+    """A sequence as a feed-forward net reads it, or a part of one."""
+
+    x: Float[Tensor, "batch seq dim"]
+    split: int
+    """Number of image tokens in front; of a part, it means nothing."""
+    keep: Bool[Tensor, "batch seq"] | None
+    """False at padding, which no expert receives; None where there is none."""
+    kinds: Kinds
+
+
 class MultiwayFFN(nn.ModuleDict):
     """One feed-forward net per branch, dense or sparse; loads come back by branch."""
 
@@ -77,17 +85,61 @@ class MultiwayFFN(nn.ModuleDict):
         self.route = route
 
     def forward(
-        self,
-        x: Float[Tensor, "batch seq dim"],
-        split: int,
-        keep: Bool[Tensor, "batch seq"] | None,
-        kinds: Kinds,
-    ) -> tuple[Float[Tensor, "batch seq dim"], dict[str, Load]]:
-        outputs, loads = [], {}
-        for branch, part in self.route.parts(split, x.shape[1]):
-            real = None if keep is None else keep[:, part]
-            y, load = self[branch](x[:, part], real, Kinds(kinds.index[:, part], kinds.names))
-            outputs.append(y)
+        self, sequences: list[FFNInput]
+    ) -> tuple[list[Float[Tensor, "_ _ dim"]], dict[str, Load]]:
+        """Every branch runs once, over its tokens of all the sequences."""
+        by_branch: dict[str, list[FFNInput]] = {}
+        for sequence in sequences:
+            for branch, part in self.route.parts(sequence.split, sequence.x.shape[1]):
+                by_branch.setdefault(branch, []).append(_part(sequence, part))
+        answers: dict[str, Iterator[Tensor]] = {}
+        loads = {}
+        for branch, parts in by_branch.items():
+            read = _one_after_the_other(parts)
+            y, load = self[branch](read.x, read.keep, read.kinds)
+            answers[branch] = iter(_apart(y, parts))
             if load is not None:
                 loads[branch] = load
-        return _joined(outputs), loads
+        outputs = [
+            _joined(
+                [next(answers[branch]) for branch, _ in self.route.parts(one.split, one.x.shape[1])]
+            )
+            for one in sequences
+        ]
+        return outputs, loads
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _part(one: FFNInput, part: slice) -> FFNInput:
+    """These places of every row."""
+    keep = None if one.keep is None else one.keep[:, part]
+    kinds = Kinds(one.kinds.index[:, part], one.kinds.names)
+    return FFNInput(one.x[:, part], one.split, keep, kinds)
+
+
+def _one_after_the_other(parts: list[FFNInput]) -> FFNInput:
+    """All rows of all parts as one row; a single part as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    x = torch.cat([part.x.flatten(0, 1) for part in parts])[None]
+    index = torch.cat([part.kinds.index.flatten() for part in parts])[None]
+    keep = None
+    if any(part.keep is not None for part in parts):
+        keep = torch.cat([_real(part).flatten() for part in parts])[None]
+    return FFNInput(x, 0, keep, Kinds(index, parts[0].kinds.names))
+
+
+def _real(part: FFNInput) -> Tensor:
+    return torch.ones_like(part.kinds.index, dtype=torch.bool) if part.keep is None else part.keep
+
+
+def _apart(y: Tensor, parts: list[FFNInput]) -> list[Tensor]:
+    """The answers to the parts, each in the part's own shape."""
+    if len(parts) == 1:
+        return [y]
+    sizes = [part.x.shape[0] * part.x.shape[1] for part in parts]
+    pieces = y[0].split(sizes)
+    return [piece.view(part.x.shape) for piece, part in zip(pieces, parts, strict=True)]

@@ -1,7 +1,8 @@
 """Masked data modelling: predict the hidden patches and tokens of images, texts and pairs.
 
-One step makes three forwards, because images, texts and pairs differ in length. Nobody published
-the weights of the parts: they are settings. Source: https://arxiv.org/abs/2208.10442, section 2.2.
+Images, texts and pairs differ in length: attention reads each alone, the feed-forward nets read all
+of them together. Nobody published the weights of the parts: they are settings. Source:
+https://arxiv.org/abs/2208.10442, section 2.2.
 """
 
 from dataclasses import asdict, dataclass
@@ -12,10 +13,9 @@ from torch import Tensor
 
 from mhmoe_mm.batches import IGNORED, ImageBatch, PairBatch, PretrainingBatch, TextBatch, normalized
 from mhmoe_mm.losses import Prediction, masked_cross_entropy
-from mhmoe_mm.models.beit3 import BEiT3
+from mhmoe_mm.models.beit3 import BEiT3, Encoded, MultiwayInput
 from mhmoe_mm.models.heads import MaskedImageHead, MaskedLanguageHead
 from mhmoe_mm.models.image_targets import ImageTarget
-from mhmoe_mm.moe.routing import Load
 from mhmoe_mm.optim import AdamW, WarmupCosine
 from mhmoe_mm.tasks.base import OptimizerFactory, Outcome, ScheduleFactory, Task, merged
 
@@ -90,35 +90,40 @@ class MaskedPretraining(Task):
                 )
 
     def losses(self, batch: PretrainingBatch) -> Outcome:
-        predictions, loads = {}, []
-        for prefix, part in (("", batch.image), ("", batch.text), ("pair_", batch.pair)):
-            if part is not None:
-                by_modality, load = self._forward(part)
-                predictions |= {prefix + modality: p for modality, p in by_modality.items()}
-                loads.append(load)
-        return Outcome(predictions, merged(loads))
-
-    def _forward(
-        self, part: ImageBatch | TextBatch | PairBatch
-    ) -> tuple[dict[str, Prediction], dict[str, Load]]:
-        """Predictions of one forward, by modality, and its loads."""
-        image = masked = token = pad = None
-        if not isinstance(part, TextBatch):
-            image, masked = normalized(part.pixel), part.masked
-        if not isinstance(part, ImageBatch):
-            token, pad = part.token, part.pad
-        encoded = self.net(image, token, pad, masked)
+        parts = [("", batch.image), ("", batch.text), ("pair_", batch.pair)]
+        given = [(prefix, part, _read(part)) for prefix, part in parts if part is not None]
+        every = self.net.together(*(read for _, _, read in given))
         predictions = {}
-        if image is not None and masked is not None:
+        for (prefix, part, read), encoded in zip(given, every, strict=True):
+            by_modality = self._predictions(part, read.image, encoded)
+            predictions |= {prefix + modality: p for modality, p in by_modality.items()}
+        return Outcome(predictions, merged(encoded.loads for encoded in every))
+
+    def _predictions(
+        self, part: ImageBatch | TextBatch | PairBatch, image: Tensor | None, encoded: Encoded
+    ) -> dict[str, Prediction]:
+        """What is said of all that one part of the batch hides, by modality."""
+        predictions = {}
+        if image is not None and not isinstance(part, TextBatch):
             patch = encoded.hidden[:, 1 : encoded.split]
-            predictions["image"] = self._predict_patches(patch, image, masked)
+            predictions["image"] = self._predict_patches(patch, image, part.masked)
         if not isinstance(part, ImageBatch):
             text, wanted = encoded.hidden[:, encoded.split :], part.target != IGNORED
             logits = self.text_head(text[wanted])
             predictions["text"] = masked_cross_entropy(logits, part.target[wanted])
-        return predictions, encoded.loads
+        return predictions
 
     def _predict_patches(self, patch: Tensor, image: Tensor, masked: Tensor) -> Prediction:
         with torch.no_grad():
             target = self.image_target.target(image)
         return self.image_target.predict(self.image_head(patch[masked]), target[masked])
+
+
+def _read(part: ImageBatch | TextBatch | PairBatch) -> MultiwayInput:
+    """What the network sees of a part of the batch."""
+    if isinstance(part, TextBatch):
+        return MultiwayInput(text=part.token, pad=part.pad)
+    image = normalized(part.pixel)
+    if isinstance(part, ImageBatch):
+        return MultiwayInput(image, masked=part.masked)
+    return MultiwayInput(image, part.token, part.pad, part.masked)

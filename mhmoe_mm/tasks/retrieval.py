@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mhmoe_mm.batches import RetrievalBatch, normalized
 from mhmoe_mm.losses import contrastive
 from mhmoe_mm.metrics.recall import RetrievalRecall
-from mhmoe_mm.models.beit3 import BEiT3
+from mhmoe_mm.models.beit3 import BEiT3, MultiwayInput
 from mhmoe_mm.models.heads import EmbeddingHead
 from mhmoe_mm.moe.routing import Load
 from mhmoe_mm.optim import AdamW, WarmupCosine
@@ -99,6 +99,9 @@ class Retrieval(Task):
         return self.language_head(encoded.hidden[:, 0]), encoded.loads
 
     def _vectors(self, batch: RetrievalBatch) -> tuple[Tensor, Tensor, dict[str, Load]]:
-        image, image_loads = self.embed_image(batch.pixel)
-        text, text_loads = self.embed_text(batch.token, batch.pad)
-        return image, text, merged([image_loads, text_loads])
+        image, text = self.net.together(
+            MultiwayInput(normalized(batch.pixel)), MultiwayInput(text=batch.token, pad=batch.pad)
+        )
+        loads = merged([image.loads, text.loads])
+        vision, language = self.vision_head, self.language_head
+        return vision(image.hidden[:, 0]), language(text.hidden[:, 0]), loads

@@ -12,13 +12,14 @@ from mhmoe_mm.callbacks.routing_record import NOWHERE, RoutingRecorder, dense
 from mhmoe_mm.callbacks.routing_rows import TEXT, row_of
 from mhmoe_mm.callbacks.routing_tokens import Samples, chunk_of
 from mhmoe_mm.models.attention import Past
-from mhmoe_mm.models.beit3 import KINDS, BEiT3
+from mhmoe_mm.models.beit3 import KINDS, BEiT3, MultiwayInput
 from mhmoe_mm.models.ffn import GeluFFN
 from mhmoe_mm.models.multiway import PaperLayout, ReleasedLayout, SharedLayout
 from mhmoe_mm.moe import Capacity, GeluExperts, MHMoE, SparseMoE, TopKRouter
 from mhmoe_mm.moe.balanced_routers import ExpertChoiceRouter
 from mhmoe_mm.moe.routing import Plan
 from mhmoe_mm.moe.sparse_layers import described
+from mhmoe_mm.tasks.base import merged
 from tests.language import rows_of_text, small_decoder
 
 DIM, EXPERTS, PATCHES, VOCAB = 21, 5, 4, 31
@@ -121,6 +122,36 @@ def test_experts_that_choose_are_counted_alike():
         for sub in chosen.reshape(-1, chosen.shape[2]):
             real = sub[sub != NOWHERE]
             assert len(set(real.tolist())) == len(real)
+
+
+@pytest.mark.parametrize("layout", [SharedLayout, ReleasedLayout, PaperLayout])
+@torch.no_grad()
+def test_inputs_that_are_read_together_are_recorded_as_if_apart(layout):
+    net = net_of(layout)
+    image, text, pad = inputs()
+    every = [MultiwayInput(image), MultiwayInput(None, text, pad), MultiwayInput(image, text, pad)]
+    recorder = RoutingRecorder(net)
+    with recorder.recording():
+        apart = [net(*one) for one in every]
+        expected = recorder.take()
+        joint = net.together(*every)
+        found = recorder.take()
+    assert len(found) == len(expected) == 3
+    for one, other in zip(found, expected, strict=True):
+        assert one.split == other.split
+        assert (one.real == other.real).all()
+        assert one.layers.keys() == other.layers.keys()
+        for name, routing in one.layers.items():
+            for array, wanted in zip(routing, other.layers[name], strict=True):
+                np.testing.assert_allclose(array, wanted, atol=1e-3)
+    total = merged(each.loads for each in apart)
+    loads = [(name, load) for one in found for name, load in one.loads.items()]
+    assert {name for name, _ in loads} == total.keys()
+    assert len(loads) == len(total)
+    for name, load in loads:
+        assert torch.equal(load.count, joint[0].loads[name].count)
+        assert torch.equal(load.count, total[name].count)
+    assert "together" not in vars(net)
 
 
 def test_a_list_of_assignments_becomes_a_table():

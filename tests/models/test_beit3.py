@@ -1,13 +1,17 @@
 """What the encoder promises in every layout."""
 
 import copy
+from functools import partial
 
 import jaxtyping
 import pytest
 import torch
 
+from mhmoe_mm.models.beit3 import MultiwayInput
 from mhmoe_mm.models.ffn import GeluFFN
 from mhmoe_mm.models.multiway import PaperLayout, ReleasedLayout, SharedLayout
+from mhmoe_mm.moe import GeluExperts, MHMoE
+from mhmoe_mm.tasks.base import merged
 
 from .nets import (
     BATCH,
@@ -173,6 +177,48 @@ def test_every_branch_counts_the_real_tokens_of_its_kind():
     assert counts(shared(image, text).loads, 0) == {"shared": [images, BATCH * SEQ]}
 
 
+def three_inputs() -> list[MultiwayInput]:
+    """Images, texts and pairs, of other rows and other lengths."""
+    image, text, pad = small_inputs()
+    masked = torch.arange(PATCHES).expand(BATCH, PATCHES) % 3 == 0
+    return [
+        MultiwayInput(image[:2], masked=masked[:2]),
+        MultiwayInput(text=text[:, :5], pad=pad[:, :5]),
+        MultiwayInput(image.flip(3), text, pad, masked),
+    ]
+
+
+def real_tokens(read: MultiwayInput, hidden):
+    if read.pad is None:
+        return hidden
+    keep = hidden.new_ones(hidden.shape[:2], dtype=torch.bool)
+    keep[:, hidden.shape[1] - read.pad.shape[1] :] = ~read.pad
+    return hidden[keep]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_one_pass_over_several_inputs_is_as_one_after_the_other(layout):
+    experts = partial(GeluExperts, hidden=17)
+    sparse = partial(MHMoE, num_heads=2, num_experts=3, experts=experts)
+    net = small_net(layout(dense=dense_ffn, sparse=sparse))
+    found = []
+    for run in (lambda every: [net(*one) for one in every], lambda every: net.together(*every)):
+        net.zero_grad()
+        outcome = run(three_inputs())
+        real = [
+            real_tokens(one, each.hidden) for one, each in zip(three_inputs(), outcome, strict=True)
+        ]
+        sum(x.pow(2).mean() for x in real).backward()
+        grads = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+        found.append((real, merged(each.loads for each in outcome), grads))
+    (apart, apart_loads, apart_grads), (joint, joint_loads, joint_grads) = found
+    close(joint, apart)
+    assert joint_loads.keys() == apart_loads.keys()
+    for name, load in joint_loads.items():
+        close(load[:-1], apart_loads[name][:-1])
+    close(joint_grads, apart_grads)
+
+
 def test_drop_path_grows_from_nothing_to_its_full_rate():
     net = small_net(SharedLayout(dense=dense_ffn), drop_path=0.2)
     rates = torch.tensor([block.drop_path.drop_prob for block in net.blocks])
@@ -227,5 +273,8 @@ def test_the_forward_compiles_without_a_graph_break(layout, no_shape_checks):
     masked = torch.arange(PATCHES).expand(BATCH, PATCHES) % 3 == 0
     net = small_net(layout, num_layers=2)
     compiled = torch.compile(net, fullgraph=True, backend="eager")
+    together = torch.compile(net.together, fullgraph=True, backend="eager")(*three_inputs())
+    for joint, read in zip(together, three_inputs(), strict=True):
+        close(joint.hidden, net(*read).hidden)
     for call in [(image, text, pad, masked), (image, None), (None, text, pad), (None, text)]:
         close(compiled(*call).hidden, net(*call).hidden)

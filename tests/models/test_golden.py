@@ -72,9 +72,9 @@ def test_the_output_is_the_released_codes(golden, case, given):
 @torch.no_grad()
 def test_every_layers_output_is_the_released_codes(golden):
     net, seen = released_net(golden["weight"], normalize_output=False), []
-    net.blocks[0].register_forward_pre_hook(lambda block, inputs: seen.append(inputs[0]))
+    net.blocks[0].register_forward_pre_hook(lambda block, inputs: seen.extend(inputs[0]))
     for block in net.blocks:
-        block.register_forward_hook(lambda block, inputs, output: seen.append(output[0]))
+        block.register_forward_hook(lambda block, inputs, output: seen.extend(output[0]))
     inputs = golden["input"]
     hidden = net(inputs["image"], inputs["text"], inputs["pad"]).hidden
     assert len(seen) == len(golden["hidden"])
