@@ -23,8 +23,8 @@ from mhmoe_mm.callbacks.step_bar import StepBar
 from mhmoe_mm.callbacks.watchdog import Watchdog
 from mhmoe_mm.command_line.ddp import expect_unused_parameters
 from mhmoe_mm.command_line.deferred_nets import net_makers
+from mhmoe_mm.command_line.parser import Parser, remembering
 from mhmoe_mm.command_line.predictions import FolderLogger, identity
-from mhmoe_mm.command_line.refusals import Refused
 from mhmoe_mm.command_line.results import Results
 from mhmoe_mm.command_line.resume import (
     RUNS,
@@ -38,15 +38,6 @@ from mhmoe_mm.command_line.sources import Sources
 from mhmoe_mm.command_line.weights import weights_path
 from mhmoe_mm.parallel.strategy import FSDP2
 from mhmoe_mm.storage.checkpoint_io import SealedCheckpointIO
-
-
-class Parser(LightningArgumentParser):
-    """Raises what it refuses, so that the program can say it in one sentence."""
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        if not self.exit_on_error:
-            super().error(message, ex)
-        raise Refused(message, self) from ex
 
 
 class Command(LightningCLI):
@@ -126,7 +117,8 @@ class Command(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)
+        with remembering():
+            self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
         """Compare the checkpoint with what was typed; what was typed stays (Lightning would replace
