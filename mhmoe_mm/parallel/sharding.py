@@ -167,10 +167,11 @@ def _compute_in(block: nn.Module, dtype: torch.dtype) -> None:
     """
     forward: Callable[..., Any] = block.forward
 
-    def cast(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if x.dtype != torch.float32:
+    def cast(x: Tensor | list[Tensor], *args: Any, **kwargs: Any) -> Any:
+        first = x if isinstance(x, Tensor) else x[0]
+        if first.dtype != torch.float32:
             return forward(x, *args, **kwargs)
-        with torch.autocast(x.device.type, dtype):
+        with torch.autocast(first.device.type, dtype):
             return forward(x, *args, **kwargs)
 
     block.forward = cast
