@@ -7,10 +7,9 @@ the device at a time is one layer's.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from mhmoe_mm.models.beit3 import BEiT3, Encoded, MultiwayInput
+from mhmoe_mm.models.beit3 import BEiT3, MultiwayInput
 from mhmoe_mm.models.branches import MultiwayFFN, Parts
 from mhmoe_mm.models.embeddings import ImageEmbedding
 from mhmoe_mm.moe.mh_moe import MHMoE, SparseMoE
@@ -122,7 +121,7 @@ class RoutingRecorder:
             self.net.register_forward_hook(self._end, always_call=False),
         ]
         if isinstance(self.net, BEiT3):
-            self.net.together = partial(self._together, self.net.together)
+            hooks.append(self.net.register_together_hooks(self._begin_together, self._end))
         for name, layer in sparse_layers(self.net).items():
             passing = _Passing(self, branch_of.get(name))
             hooks.append(layer.register_forward_pre_hook(passing, with_kwargs=True))
@@ -143,7 +142,6 @@ class RoutingRecorder:
             hook.remove()
         for module, compiled in self._compiled.items():
             module._compiled_call_impl = compiled
-        vars(self.net).pop("together", None)
         self.now = []
 
     def take(self) -> list[Forward]:
@@ -159,13 +157,8 @@ class RoutingRecorder:
         self.done += [now.end() for now in self.now]
         self.now = []
 
-    def _together(
-        self, together: Callable[..., list[Encoded]], *sequences: MultiwayInput
-    ) -> list[Encoded]:
-        self.now = [_begun(self.net, one._asdict()) for one in sequences]
-        encoded = together(*sequences)
-        self._end(self.net, (), encoded)
-        return encoded
+    def _begin_together(self, net: nn.Module, sequences: tuple[MultiwayInput, ...]) -> None:
+        self.now = [_begun(net, one._asdict()) for one in sequences]
 
 
 def _begun(net: nn.Module, given: dict[str, Any]) -> _Now:

@@ -10,11 +10,14 @@ Source: https://arxiv.org/abs/2208.10442; `multiway.py` tells the paper's networ
 ones.
 """
 
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from mhmoe_mm.models.attention import Past
 from mhmoe_mm.models.block import Reading
@@ -55,6 +58,10 @@ class Encoded(NamedTuple):
     """The load of every sparse layer that took part, by its module path in the network."""
 
 
+Before = Callable[[nn.Module, tuple[MultiwayInput, ...]], None]
+After = Callable[[nn.Module, tuple[MultiwayInput, ...], list[Encoded]], None]
+
+
 class BEiT3(nn.Module):
     """A multiway encoder; its `layout` says what its layers are made of.
 
@@ -93,6 +100,7 @@ class BEiT3(nn.Module):
             for layer, rate in enumerate(rates)
         )
         self.norm = layout.final_norm(dim) if normalize_output else None
+        self._together_hooks: OrderedDict[int, tuple[Before, After]] = OrderedDict()
         if start is not None:
             start(self)
 
@@ -130,7 +138,20 @@ class BEiT3(nn.Module):
         Raises:
             ValueError: as `forward`.
         """
-        return self._through_blocks([self._embedded(one) for one in sequences], None)
+        for before, _ in self._together_hooks.values():
+            before(self, sequences)
+        encoded = self._through_blocks([self._embedded(one) for one in sequences], None)
+        for _, after in self._together_hooks.values():
+            after(self, sequences, encoded)
+        return encoded
+
+    def register_together_hooks(self, before: Before, after: After) -> RemovableHandle:
+        """Have `together` call these, as torch's hooks of `forward` are called, until `remove()` of
+        what is returned.
+        """
+        handle = RemovableHandle(self._together_hooks)
+        self._together_hooks[handle.id] = before, after
+        return handle
 
     def read_on(
         self, text: Int[Tensor, "batch seq_text"], start: int, past: list[Past]

@@ -130,19 +130,25 @@ def test_inputs_that_are_read_together_are_recorded_as_if_apart(layout):
     net = net_of(layout)
     image, text, pad = inputs()
     every = [MultiwayInput(image), MultiwayInput(None, text, pad), MultiwayInput(image, text, pad)]
-    recorder = RoutingRecorder(net)
+    recorder, other = RoutingRecorder(net), RoutingRecorder(net)
     with recorder.recording():
         apart = [net(*one) for one in every]
         expected = recorder.take()
+        with other.recording():
+            net.together(*every)
+        recorder.take()
         joint = net.together(*every)
         found = recorder.take()
+    net.together(*every)
+    assert not recorder.take()
+    assert len(other.take()) == 3
     assert len(found) == len(expected) == 3
-    for one, other in zip(found, expected, strict=True):
-        assert one.split == other.split
-        assert (one.real == other.real).all()
-        assert one.layers.keys() == other.layers.keys()
+    for one, alone in zip(found, expected, strict=True):
+        assert one.split == alone.split
+        assert (one.real == alone.real).all()
+        assert one.layers.keys() == alone.layers.keys()
         for name, routing in one.layers.items():
-            for array, wanted in zip(routing, other.layers[name], strict=True):
+            for array, wanted in zip(routing, alone.layers[name], strict=True):
                 np.testing.assert_allclose(array, wanted, atol=1e-3)
     total = merged(each.loads for each in apart)
     loads = [(name, load) for one in found for name, load in one.loads.items()]
@@ -151,7 +157,6 @@ def test_inputs_that_are_read_together_are_recorded_as_if_apart(layout):
     for name, load in loads:
         assert torch.equal(load.count, joint[0].loads[name].count)
         assert torch.equal(load.count, total[name].count)
-    assert "together" not in vars(net)
 
 
 def test_a_list_of_assignments_becomes_a_table():
