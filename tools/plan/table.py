@@ -16,7 +16,7 @@ ASSUMED = (
     "experts get equally many tokens, and masks select the shares that were given",
     "memory is that of tensors: an allocator keeps more between them, a CUDA context takes its own",
     "collectives go round in a ring; each block's weights come together once a forward and once a "
-    "backward, pretraining makes three of each",
+    "backward",
     "attention is one fused kernel; the optimizer is AdamW in float32; blocks are not compiled",
 )
 """What a plan takes for granted."""
