@@ -151,26 +151,29 @@ class GroupedBackend(Backend):
 
     The number of rows is fixed beforehand (assignments + experts * (block - 1)), so nothing waits
     for the device and nothing recompiles. Aligned blocks give the matrix library few distinct
-    shapes, which it needs in the shorter precisions: without a `block` they are of 32 rows there
-    and of 8 in float32. Widths that are not a multiple of 16 bytes are padded with zeros for the
-    product.
+    shapes; where it multiplies in tiles (shorter precisions on GPUs, and on CPUs with AMX), they
+    are of 32 rows without a `block`, elsewhere of 8. Widths that are not a multiple of 16 bytes are
+    padded with zeros for the product.
     """
 
     def __init__(self, block: int | None = None):
         if block is not None and block < 1:
             raise ValueError(f"block is a positive number of rows, got {block}.")
         self.block = block
+        self._cpu_has_tiles = torch.cpu._is_amx_tile_supported()
 
-    def block_of(self, dtype: torch.dtype) -> int:
-        """Rows that each expert's block is a multiple of, in this precision."""
+    def block_of(self, dtype: torch.dtype, device: torch.device) -> int:
+        """Rows that each expert's block is a multiple of, in this precision and there."""
         if self.block is not None:
             return self.block
-        return 8 if dtype == torch.float32 else 32
+        tiles = device.type != "cpu" or self._cpu_has_tiles
+        return 32 if tiles and dtype != torch.float32 else 8
 
     def __call__(
         self, token: Float[Tensor, "n width"], plan: Plan, num_experts: int, form: Form
     ) -> Float[Tensor, "n width"]:
-        layout = Layout.of(plan, token.shape[0], num_experts, self.block_of(token.dtype))
+        block = self.block_of(token.dtype, token.device)
+        layout = Layout.of(plan, token.shape[0], num_experts, block)
         row = dispatch(token, layout)
         answer = form.of_rows(row, _Grouped(layout.end, layout.expert))
         return combine(answer, layout)

@@ -63,7 +63,12 @@ def test_a_token_that_goes_nowhere_may_hold_anything(nowhere: int):
     assert all(grad.isfinite().all() for grad in (answer, *grads))
 
 
-def test_blocks_are_smaller_in_float32_unless_told_otherwise():
-    assert GroupedBackend().block_of(torch.float32) == 8
-    assert GroupedBackend().block_of(torch.bfloat16) == 32
-    assert GroupedBackend(5).block_of(torch.bfloat16) == 5
+@pytest.mark.parametrize(("tiles", "on_cpu"), [(False, 8), (True, 32)])
+def test_blocks_are_large_only_where_products_are_made_of_tiles(tiles, on_cpu, monkeypatch):
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: tiles)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    backend = GroupedBackend()
+    assert backend.block_of(torch.bfloat16, cpu) == on_cpu
+    assert backend.block_of(torch.bfloat16, gpu) == 32
+    assert backend.block_of(torch.float32, cpu) == 8
+    assert GroupedBackend(5).block_of(torch.bfloat16, gpu) == 5

@@ -21,7 +21,7 @@ def taken(shape: Case, dtype: torch.dtype) -> int:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("shape", SMALL, ids=lambda c: c.name)
 def test_a_step_takes_at_most_what_the_formula_says_and_three_tenths(shape: Case, dtype):
-    formula = memory.expected(shape, dtype, BLOCK)
+    formula = memory.expected(shape, dtype, "cpu", BLOCK)
     assert formula / 1.3 < taken(shape, dtype) < 1.3 * formula
 
 

@@ -27,14 +27,14 @@ from tools.benchmarks.peers import Unfit
 from tools.plan.ledger import Ledger
 
 
-def expected(case: Case, dtype: torch.dtype, block: int | None) -> int:
+def expected(case: Case, dtype: torch.dtype, device: str, block: int | None) -> int:
     """What our layer takes at most, in bytes: the formula of `docs/performance.md`.
 
     The largest moment is the backward of one of the experts' two products. In that of the second
     there are the rows that it read and answered, what is before and after the activation, and the
     gradient of that; in that of the first the gradients of both matrices.
     """
-    shape, block = case.shape, GroupedBackend(block).block_of(dtype)
+    shape, block = case.shape, GroupedBackend(block).block_of(dtype, torch.device(device))
     rows = (-(-(case.rows + shape.num_experts * (block - 1)) // block) + 1) * block
     matrix = shape.num_experts * shape.width * shape.hidden
     second = rows * (2 * shape.width + 3 * shape.hidden) + matrix
@@ -65,7 +65,7 @@ def row(
     case: Case, peers: Sequence[str], dtype: torch.dtype, device: str, block: int | None
 ) -> dict:
     """Bytes by engine, and a reason where there are none."""
-    formula = expected(case, dtype, block)
+    formula = expected(case, dtype, device, block)
     found: dict[str, int | str] = {"formula": formula}
     for name in (*ours(device), *peers):
         try:

@@ -20,7 +20,11 @@ def parser_of(program: str, description: str, device: str) -> argparse.ArgumentP
     parser.add_argument("--case", default="", help="only cases whose name contains this")
     parser.add_argument("--tokens", type=int, help="this many tokens instead of each case's own")
     add_peers(parser)
-    parser.add_argument("--block", type=int, help="rows an expert's block is padded to (8 in fp32)")
+    parser.add_argument(
+        "--block",
+        type=int,
+        help="rows an expert's block is padded to (8, or 32 where the device multiplies in tiles)",
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     return parser
 
