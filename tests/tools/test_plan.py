@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ranks import run_on_ranks
+from tests.ranks import torchrun
 from tools.plan.__main__ import main
 from tools.plan.ledger import Channel
 from tools.plan.settings import Setting
@@ -139,7 +139,7 @@ def test_what_cannot_be_planned_is_refused_with_a_sentence(options, said, capsys
 @pytest.mark.parametrize("spread", [[], ["--expert-parallel", "2", "--recompute"]])
 def test_two_real_processes_hold_send_and_compute_what_was_planned(spread):
     options = [str(ENCODER), "--precision", "32-true", "--batch", "32", "--accumulate", "2"]
-    shown = run_on_ranks(2, "tools.plan.measure", *options, *spread)
+    shown = torchrun(2, "tools.plan.measure", *options, *spread)
     ratio = {
         name: float(re.search(rf"{name}.*│\s+([\d.]+) │", shown)[1])  # pyright: ignore
         for name in ("memory", "sent", "operations")
