@@ -50,14 +50,15 @@ def alive() -> list[int]:
 
 @pytest.mark.faults
 def test_a_sweep_that_is_killed_goes_on_and_carries_out_every_trial_once(sweep_folder):
-    process = begin("--jobs", "2")
-    until(lambda: len(calls("ended")) >= 2 and len(calls()) > len(calls("ended")), "two trials")
+    process = begin("--jobs", "2", pause=0.5)
+    # Both jobs are at further trials, so what has ended is recorded.
+    until(lambda: len(calls()) - len(calls("ended")) == 2 <= len(calls("ended")), "two trials")
     process.kill()
     process.wait()
     ended = Counter(calls("ended"))
     assert len(ended) < len(VALUES)
     until(lambda: not alive(), "the end of the trials whose worker was killed")
-    process = begin("--jobs", "2")
+    process = begin("--jobs", "2", pause=0.5)
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said
     assert "6 trials: 6 finished." in said
