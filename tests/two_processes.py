@@ -1,4 +1,4 @@
-"""Run by test_two_processes under torchrun: the program on two ranks, in the folders of projects
+"""Run by test_two_processes on ranks: the program on two ranks, in the folders of projects
 that one process has prepared."""
 
 import json

@@ -88,10 +88,11 @@ class MultiwayFFN(nn.ModuleDict):
         self, sequences: list[FFNInput]
     ) -> tuple[list[Float[Tensor, "_ _ dim"]], dict[str, Load]]:
         """Every branch runs once, over its tokens of all the sequences."""
+        routed = [self.route.parts(one.split, one.x.shape[1]) for one in sequences]
         by_branch: dict[str, list[FFNInput]] = {}
-        for sequence in sequences:
-            for branch, part in self.route.parts(sequence.split, sequence.x.shape[1]):
-                by_branch.setdefault(branch, []).append(_part(sequence, part))
+        for one, parts in zip(sequences, routed, strict=True):
+            for branch, part in parts:
+                by_branch.setdefault(branch, []).append(_part(one, part))
         answers: dict[str, Iterator[Tensor]] = {}
         loads = {}
         for branch, parts in by_branch.items():
@@ -100,13 +101,7 @@ class MultiwayFFN(nn.ModuleDict):
             answers[branch] = iter(_apart(y, parts))
             if load is not None:
                 loads[branch] = load
-        outputs = [
-            _joined(
-                [next(answers[branch]) for branch, _ in self.route.parts(one.split, one.x.shape[1])]
-            )
-            for one in sequences
-        ]
-        return outputs, loads
+        return [_joined([next(answers[branch]) for branch, _ in parts]) for parts in routed], loads
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

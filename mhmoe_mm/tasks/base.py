@@ -302,10 +302,3 @@ class Task(LightningModule, ABC):
 
 def _never(batch: Any, batch_idx: int) -> bool:
     return False
-
-
-def merged(forwards: Iterable[dict[str, Load]]) -> dict[str, Load]:
-    """The loads of several forwards, added up layer by layer."""
-    forwards = list(forwards)
-    names = dict.fromkeys(name for loads in forwards for name in loads)
-    return {name: total_load(loads[name] for loads in forwards if name in loads) for name in names}

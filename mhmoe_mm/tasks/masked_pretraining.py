@@ -17,7 +17,7 @@ from mhmoe_mm.models.beit3 import BEiT3, Encoded, MultiwayInput
 from mhmoe_mm.models.heads import MaskedImageHead, MaskedLanguageHead
 from mhmoe_mm.models.image_targets import ImageTarget
 from mhmoe_mm.optim import AdamW, WarmupCosine
-from mhmoe_mm.tasks.base import OptimizerFactory, Outcome, ScheduleFactory, Task, merged
+from mhmoe_mm.tasks.base import OptimizerFactory, Outcome, ScheduleFactory, Task
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class MaskedPretraining(Task):
         for (prefix, part, read), encoded in zip(given, every, strict=True):
             by_modality = self._predictions(part, read.image, encoded)
             predictions |= {prefix + modality: p for modality, p in by_modality.items()}
-        return Outcome(predictions, merged(encoded.loads for encoded in every))
+        return Outcome(predictions, every[0].loads)
 
     def _predictions(
         self, part: ImageBatch | TextBatch | PairBatch, image: Tensor | None, encoded: Encoded

@@ -18,7 +18,7 @@ from mhmoe_mm.models.heads import EmbeddingHead
 from mhmoe_mm.moe.routing import Load
 from mhmoe_mm.optim import AdamW, WarmupCosine
 from mhmoe_mm.prediction_files import ImageTextVectors
-from mhmoe_mm.tasks.base import OptimizerFactory, Outcome, ScheduleFactory, Task, merged
+from mhmoe_mm.tasks.base import OptimizerFactory, Outcome, ScheduleFactory, Task
 
 
 class Retrieval(Task):
@@ -102,6 +102,5 @@ class Retrieval(Task):
         image, text = self.net.together(
             MultiwayInput(normalized(batch.pixel)), MultiwayInput(text=batch.token, pad=batch.pad)
         )
-        loads = merged([image.loads, text.loads])
         vision, language = self.vision_head, self.language_head
-        return vision(image.hidden[:, 0]), language(text.hidden[:, 0]), loads
+        return vision(image.hidden[:, 0]), language(text.hidden[:, 0]), image.loads

@@ -1,4 +1,4 @@
-"""Run by test_averaging, under torchrun: average, save in one layout, go on in others."""
+"""Run by test_averaging, on ranks: average, save in one layout, go on in others."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Run by test_routing_dump under torchrun: evaluations on two ranks, and one on the first alone."""
+"""Run by test_routing_dump on ranks: evaluations on two ranks, and one on the first alone."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Run by test_finite_guard under torchrun: rank 1 alone has a bad batch, under DDP and FSDP."""
+"""Run by test_finite_guard on ranks: rank 1 alone has a bad batch, under DDP and FSDP."""
 
 import os
 import sys

@@ -19,8 +19,8 @@ from mhmoe_mm.moe import Capacity, GeluExperts, MHMoE, SparseMoE, TopKRouter
 from mhmoe_mm.moe.balanced_routers import ExpertChoiceRouter
 from mhmoe_mm.moe.routing import Plan
 from mhmoe_mm.moe.sparse_layers import described
-from mhmoe_mm.tasks.base import merged
 from tests.language import rows_of_text, small_decoder
+from tests.models.nets import merged
 
 DIM, EXPERTS, PATCHES, VOCAB = 21, 5, 4, 31
 EXPERT = partial(GeluExperts, hidden=11)

@@ -1,4 +1,4 @@
-"""Run by test_expert_activation_ranks under torchrun: two ranks that see different layers."""
+"""Run by test_expert_activation_ranks on ranks: two ranks that see different layers."""
 
 import sys
 

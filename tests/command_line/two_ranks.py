@@ -1,4 +1,4 @@
-"""Run by test_predict under torchrun: the commands of a file, one after the other."""
+"""Run by test_predict on ranks: the commands of a file, one after the other."""
 
 import json
 import os

@@ -1,6 +1,6 @@
 """Every metric, fed on one process or on two that share the samples unevenly.
 
-Started under torchrun with the folder to write to.
+Started on ranks with the folder to write to.
 """
 
 import json

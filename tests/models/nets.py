@@ -1,12 +1,14 @@
 """Small networks for the tests, and a sparse layer that needs no router."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
 from mhmoe_mm.models.beit3 import BEiT3
 from mhmoe_mm.models.ffn import GeluFFN
 from mhmoe_mm.models.multiway import Layout, PaperLayout, ReleasedLayout, SharedLayout
-from mhmoe_mm.moe.routing import Kinds, Load
+from mhmoe_mm.moe.routing import Kinds, Load, total_load
 
 PATCHES, DIM, LAYERS, VOCAB, SEQ, BATCH = 9, 22, 5, 53, 7, 3
 LAYOUTS = (ReleasedLayout, PaperLayout, SharedLayout)
@@ -36,6 +38,13 @@ class CountingFFN(nn.Module):
             names=kinds.names,
         )
         return self.net(x)[0], load
+
+
+def merged(forwards: Iterable[dict[str, Load]]) -> dict[str, Load]:
+    """The loads of several forwards, added up layer by layer."""
+    forwards = list(forwards)
+    names = dict.fromkeys(name for loads in forwards for name in loads)
+    return {name: total_load(loads[name] for loads in forwards if name in loads) for name in names}
 
 
 def dense_ffn(dim: int) -> GeluFFN:

@@ -11,7 +11,6 @@ from mhmoe_mm.models.beit3 import MultiwayInput
 from mhmoe_mm.models.ffn import GeluFFN
 from mhmoe_mm.models.multiway import PaperLayout, ReleasedLayout, SharedLayout
 from mhmoe_mm.moe import GeluExperts, MHMoE
-from mhmoe_mm.tasks.base import merged
 
 from .nets import (
     BATCH,
@@ -22,6 +21,7 @@ from .nets import (
     VOCAB,
     CountingFFN,
     dense_ffn,
+    merged,
     small_inputs,
     small_net,
 )

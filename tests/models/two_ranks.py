@@ -1,4 +1,4 @@
-"""Run by test_codebook under torchrun: a codebook whose vectors lie on two ranks, unevenly."""
+"""Run by test_codebook on ranks: a codebook whose vectors lie on two ranks, unevenly."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Run by test_background under torchrun: checkpoints written at once, and beside a training."""
+"""Run by test_background on ranks: checkpoints written at once, and beside a training."""
 
 import os
 import sys

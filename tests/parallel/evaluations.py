@@ -1,4 +1,4 @@
-"""Run by test_evaluations, alone and under torchrun: what tasks evaluate and predict, sharded."""
+"""Run by test_evaluations, alone and on ranks: what tasks evaluate and predict, sharded."""
 
 import json
 import os

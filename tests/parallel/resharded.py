@@ -1,4 +1,4 @@
-"""Run by test_resharding, alone and under torchrun: save in one layout, go on in others."""
+"""Run by test_resharding, alone and on ranks: save in one layout, go on in others."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Run by test_settings under torchrun: one training with every setting of the strategy."""
+"""Run by test_settings on ranks: one training with every setting of the strategy."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Run by test_worlds, alone and under torchrun: the same trainings on any number of ranks."""
+"""Run by test_worlds, alone and on ranks: the same trainings on any number of ranks."""
 
 import json
 import os

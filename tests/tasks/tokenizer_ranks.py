@@ -1,4 +1,4 @@
-"""Image tokenizers for the tests; as a program, run by test_image_tokenizer under torchrun, two
+"""Image tokenizers for the tests; as a program, run by test_image_tokenizer on ranks, two
 ranks that hold half of each batch.
 """
 

@@ -1,4 +1,4 @@
-"""Run by test_retrieval_ranks under torchrun: the gradients of two ranks that hold half a batch."""
+"""Run by test_retrieval_ranks on ranks: the gradients of two ranks that hold half a batch."""
 
 import os
 import sys

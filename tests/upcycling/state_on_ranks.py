@@ -1,4 +1,4 @@
-"""Run by test_optimizer_state under torchrun: a sharded fit that starts from an upcycled model."""
+"""Run by test_optimizer_state on ranks: a sharded fit that starts from an upcycled model."""
 
 import sys
 from pathlib import Path
