@@ -48,9 +48,12 @@ def net(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("engine", [DENSE, OURS, LOOP, "one-hot", "hf-grouped"])
+ENGINES = [DENSE, OURS, step.APART, LOOP, "one-hot", "hf-grouped"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_an_engine_takes_the_place_of_the_sparse_layers_alone(net: Path, engine: str):
-    if engine not in (DENSE, OURS, LOOP, *peers.installed()):
+    if engine not in (DENSE, OURS, step.APART, LOOP, *peers.installed()):
         pytest.skip(f"{engine} is not installed")
     setting = Setting(net, "pretraining", 1, batch=3, text=7, precision="32-true")
     plain = step.task_with(OURS, setting, "cpu")
@@ -64,6 +67,21 @@ def test_an_engine_takes_the_place_of_the_sparse_layers_alone(net: Path, engine:
     inside = {n for n, _ in task.named_parameters() if f"net.{place}" in n}
     assert inside
     assert inside <= moved
+
+
+@pytest.mark.parametrize("kind", ["pretraining", "retrieval"])
+def test_passes_apart_come_to_the_same_losses(net: Path, kind: str):
+    setting = Setting(net, kind, 1, batch=3, text=7, precision="32-true")
+    tasks = [step.task_with(engine, setting, "cpu") for engine in (OURS, step.APART)]
+    passes = [[], []]
+    for task, seen in zip(tasks, passes, strict=True):
+        task.net.blocks[0].register_forward_hook(lambda *_, seen=seen: seen.append(1))
+    batch = made_up(tasks[0], setting)
+    one, apart = (task.losses(batch).predictions for task in tasks)
+    assert len(one) > 0
+    for name, prediction in one.items():
+        torch.testing.assert_close(apart[name].loss, prediction.loss)
+    assert [len(seen) for seen in passes] == [1, 3 if kind == "pretraining" else 2]
 
 
 def test_a_net_without_sparse_layers_is_refused(net: Path, capsys):
@@ -81,7 +99,7 @@ def test_the_command_prints_ratios_and_writes_them(net: Path, tmp_path: Path, ca
     assert "one-hot x" in told
     (row,) = json.loads(path.read_text())["rows"]
     assert row["case"] == "small"
-    assert all(row[engine]["ms"] > 0 for engine in (DENSE, OURS, "one-hot", LOOP))
+    assert all(row[engine]["ms"] > 0 for engine in (DENSE, OURS, step.APART, "one-hot", LOOP))
 
 
 def pretraining() -> MaskedPretraining:

@@ -8,7 +8,8 @@ Pretraining reads as many images, texts and pairs. All engines train the same ne
 sparse layers, whose place is taken by a dense net of equal multiply-adds (the ceiling, whose time
 is 1), by our layers, by peers, and by our layers with a loop over experts. None of them has biases
 or a norm within the experts, since peers know neither. Peers report no loads, so that nothing
-balances their experts.
+balances their experts. Where a step reads images, texts or pairs, "ours, apart" is our layers with
+a pass through the net for each of them in place of the one for all (`BEiT3.together`).
 """
 
 import argparse
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mhmoe_mm.callbacks.freed_memory import KeepFreedMemory
-from mhmoe_mm.models.beit3 import BEiT3
+from mhmoe_mm.models.beit3 import BEiT3, Encoded, MultiwayInput
 from mhmoe_mm.moe import MHMoE, SparseMoE
 from mhmoe_mm.moe.layer_shape import shape_of
 from mhmoe_mm.moe.sparse_layers import sparse_layers
@@ -38,6 +39,7 @@ from tools.plan.batches import made_up
 from tools.plan.settings import PRECISIONS, TASKS, Setting, setting_of
 from tools.plan.step import optimizer_of, take_step, task_of
 
+APART = "ours, apart"
 NETS = [Path("conf/nets/tiny.yaml"), Path("conf/nets/mini.yaml"), Path("conf/nets/small.yaml")]
 
 
@@ -65,10 +67,18 @@ def task_with(engine: str, setting: Setting, device: str) -> Task:
         raise ValueError(f"{setting.net} has no sparse layer: all engines would be the same.")
     for name, layer in layers.items():
         shape = replace(shape_of(layer), bias=False, sub_norm=False)
-        made_of = made(engine, Case(longest(task.net, setting), shape), None).to(device)
+        layer_of = OURS if engine == APART else engine
+        made_of = made(layer_of, Case(longest(task.net, setting), shape), None).to(device)
         own = isinstance(made_of, SparseMoE | MHMoE)
         task.net.set_submodule(name, made_of if own else Stranger(made_of))
+    if engine == APART:
+        task.net.together = partial(one_after_the_other, task.net)
     return task
+
+
+def one_after_the_other(net: BEiT3, *sequences: MultiwayInput) -> list[Encoded]:
+    """What `together` gives, but for the loads, which are those of the first sequence."""
+    return [net(*sequence) for sequence in sequences]
 
 
 def longest(net: nn.Module, setting: Setting) -> int:
@@ -144,7 +154,9 @@ def main(argv: list[str] | None = None) -> int:
         KeepFreedMemory().keep()
     warnings.filterwarnings("ignore", "You are trying to `self.log")
     tell = console()
-    engines = [DENSE, *ours(args.device), *args.peers, *([] if args.no_loop else [LOOP])]
+    apart = [APART] if all(setting.task != "language_modeling" for setting in args.settings) else []
+    loop = [] if args.no_loop else [LOOP]
+    engines = [DENSE, *ours(args.device), *apart, *args.peers, *loop]
     told = (
         f"{args.precision} on {args.device}, {torch.get_num_threads()} threads, {args.batch} rows, "
         f"texts of {args.text}, torch {torch.__version__}"
