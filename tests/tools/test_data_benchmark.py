@@ -1,20 +1,25 @@
 """All pipelines of the data benchmark do the same work, and its table says what was measured."""
 
 import json
+import random
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
-from datamodules.transforms import View
+from datamodules.transforms import View, training_view
+from mhmoe_mm.batches import normalized
+from mhmoe_mm.inputs.images import decode_image
 from mhmoe_mm.inputs.texts import Texts
 from mhmoe_mm.inputs.tokenization import Tokenizer
 from tools.benchmarks import data, data_turns
 from tools.benchmarks.data_corpus import make_corpus
 from tools.benchmarks.data_pipelines import (
     DECODE,
+    IMAGES,
     OURS,
     PIPELINES,
     REFERENCE,
@@ -44,7 +49,7 @@ def test_the_corpus_is_a_function_of_its_seed(work, tmp_path):
     assert not set(other.samples) & set(again.samples)
 
 
-@pytest.mark.parametrize("name", [name for name in PIPELINES if name != DECODE])
+@pytest.mark.parametrize("name", [name for name in PIPELINES if name not in (DECODE, IMAGES)])
 def test_every_pipeline_ends_with_normalised_images_and_all_captions(name, work):
     if lacks := missing(name):
         pytest.skip(f"{lacks[0]} is not installed")
@@ -66,6 +71,15 @@ def test_the_ceiling_decodes_as_many(work):
     found = list(PIPELINES[DECODE].batches(work, Setting(threads=2)))
     assert [len(batch) for batch in found] == [BATCH] * (COUNT // BATCH)
     assert found[0][0].shape == (3, 29, 37)
+
+
+def test_images_alone_are_seen_as_a_training_sees_them(work):
+    found = list(PIPELINES[IMAGES].batches(work, Setting(threads=2)))
+    assert len(found) == COUNT // BATCH
+    for number, (pixel, _) in enumerate(found):
+        jpeg = np.frombuffer(work.corpus.samples[number * BATCH][0], np.uint8).copy()
+        wanted = training_view(decode_image(jpeg), work.view, random.Random(number * BATCH))
+        assert torch.equal(pixel[:1], normalized(wanted[None]))
 
 
 def test_settings_are_those_in_which_a_pipeline_can_work():

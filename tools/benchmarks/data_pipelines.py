@@ -5,6 +5,8 @@ shuffles, decodes, crops at random (of half the area to all of it) and resizes w
 interpolation and antialiasing. Those that keep uint8 normalise a batch at once, as ours does.
 
     decode only              our decoder alone, on bytes that are in memory: the ceiling
+    images alone             our decoder, crop, resize and normalising on such bytes: nothing is
+                             read, shuffled or tokenized
     ours                     `FineTuningDataModule` with `RetrievalSamples`
     ours, reduced            the same with `view.reduce`, where images are twice as large as views
     webdataset + PIL         what one writes first: ToTensor and Normalize on each image
@@ -37,15 +39,16 @@ from datamodules.image_text import RetrievalSamples
 from datamodules.loading import Loading
 from datamodules.reading import Samples
 from datamodules.sources import Source
-from datamodules.transforms import View, random_crop
+from datamodules.transforms import View, random_crop, training_view
 from mhmoe_mm.batches import normalized
 from mhmoe_mm.inputs.images import decode_image
+from mhmoe_mm.inputs.pixels import stack_pixels
 from mhmoe_mm.inputs.texts import Texts
 from mhmoe_mm.inputs.tokenization import Tokenizer
 from tools.benchmarks.data_corpus import Corpus
 from tools.benchmarks.data_peers import litdata_loader, webdataset_loader
 
-DECODE, OURS, REDUCED = "decode only", "ours", "ours, reduced"
+DECODE, IMAGES, OURS, REDUCED = "decode only", "images alone", "ours", "ours, reduced"
 REFERENCE = "webdataset + PIL"
 MAX_TOKENS = 64
 
@@ -89,12 +92,33 @@ class Pipeline(NamedTuple):
 
 
 def decode_only(work: Work, setting: Setting) -> Iterator[Any]:
-    data = [np.frombuffer(bytearray(image), np.uint8) for image, _ in work.corpus.samples]
+    data = in_memory(work)
 
     def decoded(start: int) -> list[Tensor]:
         return [decode_image(image) for image in data[start : start + work.batch_size]]
 
-    return ahead(decoded, range(0, len(data) - work.batch_size + 1, work.batch_size), setting)
+    return ahead(decoded, starts_of(work), setting)
+
+
+def images_alone(work: Work, setting: Setting) -> Iterator[Any]:
+    data = in_memory(work)
+
+    def made(start: int) -> tuple[Tensor, None]:
+        numbers = range(start, start + work.batch_size)
+        views = [training_view(decode_image(data[n]), work.view, random.Random(n)) for n in numbers]
+        return stack_pixels(views), None
+
+    return as_floats(ahead(made, starts_of(work), setting))
+
+
+def in_memory(work: Work) -> list[np.ndarray]:
+    """The JPEGs, as the decoder reads them."""
+    return [np.frombuffer(bytearray(image), np.uint8) for image, _ in work.corpus.samples]
+
+
+def starts_of(work: Work) -> range:
+    """Of the batches of an epoch, the number of the first sample."""
+    return range(0, len(work.corpus.samples) - work.batch_size + 1, work.batch_size)
 
 
 def ours(work: Work, setting: Setting, reduce: bool = False) -> Iterator[Any]:
@@ -142,11 +166,10 @@ def by_opencv(work: Work, setting: Setting) -> Iterator[Any]:
         pixel = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
         return pixel, texts.batch(captions)[0]
 
-    starts = range(0, len(order) - work.batch_size + 1, work.batch_size)
-    return as_floats(ahead(made, starts, setting))
+    return as_floats(ahead(made, starts_of(work), setting))
 
 
-def as_floats(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+def as_floats(batches: Iterable[tuple[Tensor, Any]]) -> Iterator[tuple[Tensor, Any]]:
     """Batches of which those that are uint8 are normalised here, where the network is."""
     for pixel, token in batches:
         yield normalized(pixel) if pixel.dtype == torch.uint8 else pixel, token
@@ -171,6 +194,7 @@ def ahead(make: Callable[[int], Any], plan: Iterable[int], setting: Setting) -> 
 
 PIPELINES: dict[str, Pipeline] = {
     DECODE: Pipeline((), True, False, decode_only),
+    IMAGES: Pipeline((), True, False, images_alone),
     OURS: Pipeline((), True, True, ours),
     REDUCED: Pipeline((), True, True, lambda *a: ours(*a, reduce=True)),
     REFERENCE: Pipeline(("webdataset",), False, True, lambda *a: by_webdataset(*a, False)),
