@@ -1,7 +1,7 @@
 """Whether our layers have become slower against what they are measured beside.
 
     python -m tools.benchmarks.layer --dtype fp32 --json new.json
-    python -m tools.benchmarks.guard new.json docs/figures/layer_fp32_cpu.json
+    python -m tools.benchmarks.guard new.json docs/figures/layer_fp32_avx512.json
 
 Compares ratios, never times: our time over that of the dense net and over that of every peer, case
 by case, in a file that a benchmark has just written and in one that was recorded. A ratio may be
