@@ -180,8 +180,8 @@ class GroupedBackend(Backend):
 
 
 class _Grouped(Rows):
-    """Blocks of rows; those behind the last block belong to nobody and hold whatever the memory
-    held, but for the very last one: a product makes zeros of it.
+    """Blocks of rows; those behind the last block belong to nobody. The very last one is zeros
+    behind a product, and the others on a CPU; elsewhere they hold whatever the memory held.
     """
 
     def __init__(self, end: Int[Tensor, " experts"], expert: Int[Tensor, " rows"]):
@@ -208,7 +208,10 @@ def _grouped_mm(a: Tensor, b: Tensor, end: Tensor) -> Tensor:
     """torch's grouped product as an operator of ours: its own shape rule knows bfloat16 only."""
     result = F.grouped_mm(a, b, offs=end)
     if b.ndim == 3:
-        result[-1].zero_()  # nobody's row, which `combine` and the gradient of `dispatch` read
+        # Of nobody's rows `combine` and the gradient of `dispatch` read the last one. A CPU, which
+        # knows where they begin without waiting, clears all: what their memory held may be tiny
+        # numbers (indices read as floats), and an activation takes tens of times as long for those.
+        result[int(end[-1]) if result.device.type == "cpu" else -1 :].zero_()
     return result
 
 

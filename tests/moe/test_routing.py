@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mhmoe_mm.moe import GeluExperts, GroupedBackend, LoopBackend, routing
+from mhmoe_mm.moe.backends import Form
 from mhmoe_mm.moe.routing import Plan, best_experts
 
 
@@ -47,6 +48,30 @@ def test_rows_of_nobody_stay_out_whatever_the_memory_held(block, bias: bool, mon
     assert not found[0][0][expert == 5].any()
     for mine, theirs in zip(*found, strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+def test_on_a_cpu_the_rows_of_nobody_are_zeros_for_tiny_numbers_are_slow():
+    """Indices that lay there before are such numbers, as floats."""
+    plan = Plan(torch.arange(11), torch.arange(11) % 2, torch.rand(11), 1)
+    weight = torch.randn(2, 8, 8)
+    seen = []
+
+    def of_rows(row, rows):
+        row.register_hook(seen.append)
+        held = [torch.full((row.shape[0], 8), torch.nan) for _ in range(50)]
+        del held
+        seen.append(rows.product(row, weight))
+        return seen[0]
+
+    token = torch.randn(11, 8, requires_grad=True)
+    answer = GroupedBackend(block=8)(token, plan, 2, Form(of_rows, lambda: None))
+    held = [torch.full(seen[0].shape, torch.nan) for _ in range(50)]
+    del held
+    answer.sum().backward()
+    for rows in seen:
+        assert rows.shape[0] > 16  # two experts' blocks of 8, and nobody's behind them
+        assert rows[:11].any()
+        assert not rows[16:].any()
 
 
 @pytest.mark.parametrize("nowhere", [0, 3])
