@@ -26,6 +26,12 @@ def test_the_entropy_of_probabilities_is_that_of_torch():
     torch.testing.assert_close(routing._entropy(prob), expected, atol=1e-6, rtol=1e-6)
 
 
+def leave_nan(shapes):
+    """NaN in memory that is free, for the products to use again."""
+    held = [torch.full(shape, torch.nan) for shape in shapes]
+    del held
+
+
 @pytest.mark.parametrize("block", [None, 1, 3])
 @pytest.mark.parametrize("bias", [True, False])
 def test_rows_of_nobody_stay_out_whatever_the_memory_held(block, bias: bool, monkeypatch):
@@ -39,9 +45,7 @@ def test_rows_of_nobody_stay_out_whatever_the_memory_held(block, bias: bool, mon
     for backend in (LoopBackend(), GroupedBackend(block)):
         torch.manual_seed(1)
         experts = GeluExperts(5, 8, 12, bias=bias, backend=lambda made=backend: made)
-        # Memory that was freed and is used again by the products.
-        held = [torch.full((size, width), torch.nan) for size in range(9, 70) for width in (8, 12)]
-        del held
+        leave_nan((size, width) for size in range(9, 70) for width in (8, 12))
         answer = experts(token, plan)
         grads = torch.autograd.grad(answer.square().sum(), [token, weight, *experts.parameters()])
         found.append([answer, *grads])
@@ -58,15 +62,13 @@ def test_on_a_cpu_the_rows_of_nobody_are_zeros_for_tiny_numbers_are_slow():
 
     def of_rows(row, rows):
         row.register_hook(seen.append)
-        held = [torch.full((row.shape[0], 8), torch.nan) for _ in range(50)]
-        del held
+        leave_nan([row.shape] * 50)
         seen.append(rows.product(row, weight))
         return seen[0]
 
     token = torch.randn(11, 8, requires_grad=True)
     answer = GroupedBackend(block=8)(token, plan, 2, Form(of_rows, lambda: None))
-    held = [torch.full(seen[0].shape, torch.nan) for _ in range(50)]
-    del held
+    leave_nan([seen[0].shape] * 50)
     answer.sum().backward()
     for rows in seen:
         assert rows.shape[0] > 16  # two experts' blocks of 8, and nobody's behind them
