@@ -16,9 +16,9 @@ from mhmoe_mm.models.beit3 import BEiT3
 from mhmoe_mm.models.ffn import GeluFFN
 from mhmoe_mm.models.multiway import ReleasedLayout
 from mhmoe_mm.moe import (
+    AutoBackend,
     ExpertChoiceRouter,
     GeluExperts,
-    GroupedBackend,
     GShardRouter,
     MHMoE,
     SparseMoE,
@@ -96,7 +96,7 @@ def test_graphs_equal_the_network_at_other_batches_and_lengths(name, kind, tmp_p
         )
     for module in net.modules():
         if hasattr(module, "backend"):
-            assert isinstance(module.backend, GroupedBackend)
+            assert isinstance(module.backend, AutoBackend)
 
 
 def opened(file: Path, kind: str):

@@ -1,5 +1,7 @@
 """Mixture-of-experts layers: the heart of the project. Knows tensors only."""
 
+from mhmoe_mm.moe.backend_auto import AutoBackend
+from mhmoe_mm.moe.backend_native import NativeBackend
 from mhmoe_mm.moe.backends import Backend, EveryBackend, GroupedBackend, LoopBackend
 from mhmoe_mm.moe.balanced_routers import BiasBalancedRouter, ExpertChoiceRouter
 from mhmoe_mm.moe.capacity import Capacity
@@ -11,6 +13,7 @@ from mhmoe_mm.moe.routing import Kinds, Load, Plan, Router, total_load
 from mhmoe_mm.moe.scorers import CosineScorer, LinearScorer, Scorer, XMoEScorer
 
 __all__ = [
+    "AutoBackend",
     "Backend",
     "BiasBalancedRouter",
     "BitNet",
@@ -27,6 +30,7 @@ __all__ = [
     "Load",
     "LoopBackend",
     "MHMoE",
+    "NativeBackend",
     "Plan",
     "Quantization",
     "Router",

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mhmoe_mm.moe.backends import Backend, FeedForward, Form, GroupedBackend, Rows
+from mhmoe_mm.moe.backend_auto import AutoBackend
+from mhmoe_mm.moe.backends import Backend, FeedForward, Form, Rows
 from mhmoe_mm.moe.own_part import own_part
 from mhmoe_mm.moe.quantization import Quantization, rounded
 from mhmoe_mm.moe.routing import Plan
@@ -71,7 +72,7 @@ class GeluExperts(Experts):
         hidden: int = 2048,
         bias: bool = True,
         sub_norm: bool = False,
-        backend: Callable[[], Backend] = GroupedBackend,
+        backend: Callable[[], Backend] = AutoBackend,
         quantization: Quantization | None = None,
     ):
         super().__init__()
@@ -106,7 +107,7 @@ class SwiGLUExperts(Experts):
         hidden: int = 2048,
         bias: bool = False,
         sub_norm: bool = False,
-        backend: Callable[[], Backend] = GroupedBackend,
+        backend: Callable[[], Backend] = AutoBackend,
         quantization: Quantization | None = None,
     ):
         super().__init__()

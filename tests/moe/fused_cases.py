@@ -1,9 +1,11 @@
-"""What TritonBackend must do, on a CUDA device or, with TRITON_INTERPRET=1, in an interpreter.
+"""What a backend that fuses must do: NativeBackend, or with FUSED=triton TritonBackend on a CUDA
+device or, with TRITON_INTERPRET=1, in an interpreter.
 
-`test_triton.py` runs this file in processes of its own: an interpreted kernel cannot be undone, and
-neither kernels nor compilers like the shape checks of the other tests.
+`test_native.py` and `test_triton.py` run this file in processes of its own: an interpreted kernel
+cannot be undone, and neither kernels nor compilers like the shape checks of the other tests.
 """
 
+import os
 from functools import partial
 
 import pytest
@@ -18,15 +20,21 @@ from mhmoe_mm.moe import (
     GroupedBackend,
     LoopBackend,
     MHMoE,
+    NativeBackend,
     Plan,
     SwiGLUExperts,
-    triton_kernels,
 )
 from mhmoe_mm.moe.backend_triton import TritonBackend
 from mhmoe_mm.moe.expert_parallel import ExpertParallel
-from mhmoe_mm.moe.triton_tuning import HEAVY, INTERPRETED, OUTER, PRODUCT
 
-DEVICE = "cpu" if INTERPRETED else "cuda"
+TRITON = os.environ.get("FUSED") == "triton"
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cuda" if TRITON and not INTERPRETED else "cpu"
+Fused = TritonBackend if TRITON else NativeBackend
+COMPILED = pytest.param(
+    "inductor", marks=pytest.mark.skipif(INTERPRETED, reason="not for an interpreter")
+)
+HALF = pytest.mark.skipif(not TRITON, reason="no processor multiplies float16 here")
 TOKENS, WIDTH, EXPERTS, HIDDEN = 13, 37, 5, 67
 EMPTY = 2
 """An expert that nobody chooses."""
@@ -36,7 +44,6 @@ FORMS = {
     "swiglu": partial(SwiGLUExperts, hidden=HIDDEN),
     "swiglu_bias": partial(SwiGLUExperts, hidden=HIDDEN, bias=True),
 }
-gpu = pytest.mark.skipif(INTERPRETED, reason="not for an interpreter")
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +104,7 @@ def test_the_loop_is_followed_and_what_goes_nowhere_is_never_read(form):
     experts, plan, token = experts_of(form), fixed_plan(), tokens()
     token[0] = torch.nan  # goes nowhere; rows that pad blocks would copy it
     expected = run(experts, LoopBackend(), plan, token)
-    found = run(experts, TritonBackend(16), plan, token)
+    found = run(experts, Fused(16), plan, token)
     assert_all_close(found, expected, atol=2e-5, rtol=1e-4)
     assert not found[0][0].any()
     assert all(not grad[EMPTY].any() for grad in found[3:])
@@ -107,7 +114,7 @@ def test_the_loop_is_followed_and_what_goes_nowhere_is_never_read(form):
 def test_tokens_with_any_number_of_experts_follow_the_loop():
     experts, plan, token = experts_of("gelu"), chosen_plan(), tokens()
     expected = run(experts, LoopBackend(), plan, token)
-    assert_all_close(run(experts, TritonBackend(32), plan, token), expected, atol=2e-5, rtol=1e-4)
+    assert_all_close(run(experts, Fused(32), plan, token), expected, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("width", "hidden", "block"), [(3, 131, 16), (67, 2, 64), (64, 128, 128)])
@@ -116,37 +123,23 @@ def test_any_widths_and_blocks_follow_the_loop(width, hidden, block):
     experts = SwiGLUExperts(EXPERTS, width, hidden=hidden, bias=True).to(DEVICE)
     token, plan = torch.randn(TOKENS, width, device=DEVICE), fixed_plan(3)
     expected = run(experts, LoopBackend(), plan, token)
-    found = run(experts, TritonBackend(block), plan, token)
+    found = run(experts, Fused(block), plan, token)
     assert_all_close(found, expected, atol=2e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("number", [3, 4])
-def test_tiles_of_any_size_follow_the_loop(number, monkeypatch):
-    for name, configs in (
-        ("first_kernel", PRODUCT),
-        ("rows_kernel", PRODUCT),
-        ("first_grad_kernel", HEAVY),
-        ("weight_grad_kernel", OUTER),
-    ):
-        chosen = configs[number % len(configs)]
-        monkeypatch.setattr(getattr(triton_kernels, name), "configs", [chosen])
-    torch.manual_seed(9)
-    experts = SwiGLUExperts(3, 131, hidden=137, bias=True).to(DEVICE)
-    token, plan = torch.randn(TOKENS, 131, device=DEVICE), fixed_plan()
-    plan = plan._replace(expert=plan.expert.clamp(max=3))
-    expected = run(experts, LoopBackend(), plan, token)
-    assert_all_close(run(experts, TritonBackend(32), plan, token), expected, atol=2e-5, rtol=1e-4)
 
 
 def test_when_nobody_goes_anywhere_everything_is_zero():
     experts, plan = experts_of("gelu"), fixed_plan()
     nowhere = plan._replace(expert=torch.full_like(plan.expert, EXPERTS), weight=0 * plan.weight)
-    assert not any(each.any() for each in run(experts, TritonBackend(16), nowhere, tokens()))
+    assert not any(each.any() for each in run(experts, Fused(16), nowhere, tokens()))
 
 
 @pytest.mark.parametrize(
     ("form", "dtype"),
-    [("gelu", torch.bfloat16), ("swiglu_bias", torch.bfloat16), ("swiglu_bias", torch.float16)],
+    [
+        ("gelu", torch.bfloat16),
+        ("swiglu_bias", torch.bfloat16),
+        pytest.param("swiglu_bias", torch.float16, marks=HALF),
+    ],
 )
 def test_low_precision_is_as_near_to_float32_as_the_loop_is(form, dtype):
     """The interpreter cuts what does not fit into bfloat16 off, where a GPU rounds."""
@@ -154,7 +147,7 @@ def test_low_precision_is_as_near_to_float32_as_the_loop_is(form, dtype):
     experts, plan, token = experts_of(form), fixed_plan(), tokens(dtype)
     exact = run(experts, LoopBackend(), plan, token.float())
     experts = experts.to(dtype)
-    theirs, ours = (run(experts, b, plan, token) for b in (LoopBackend(), TritonBackend(16)))
+    theirs, ours = (run(experts, b, plan, token) for b in (LoopBackend(), Fused(16)))
     for one, loop, true in zip(ours, theirs, exact, strict=True):
         bound = share * (loop.float() - true).norm() + 1e-3 * true.norm()
         assert (one.float() - true).norm() <= bound
@@ -163,10 +156,10 @@ def test_low_precision_is_as_near_to_float32_as_the_loop_is(form, dtype):
 def test_it_multiplies_the_rows_that_come_from_other_ranks(tmp_path):
     experts, plan, token = experts_of("gelu"), fixed_plan(), tokens()
     expected = run(experts, LoopBackend(), plan, token)
-    kind = "gloo" if INTERPRETED else "nccl"
+    kind = "nccl" if DEVICE == "cuda" else "gloo"
     dist.init_process_group(kind, init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        spread = ExpertParallel(TritonBackend(16), dist.new_group([0]))
+        spread = ExpertParallel(Fused(16), dist.new_group([0]))
         found = run(experts, spread, plan, token)
     finally:
         dist.destroy_process_group()
@@ -193,12 +186,12 @@ def step(layer, through=None):
 @pytest.mark.parametrize("router", [None, ExpertChoiceRouter])
 def test_a_multi_head_layer_is_the_same_with_either_backend(router):
     expected = step(layer_of(LoopBackend, router))
-    assert_all_close(step(layer_of(partial(TritonBackend, 16), router)), expected,
+    assert_all_close(step(layer_of(partial(Fused, 16), router)), expected,
                      atol=2e-5, rtol=1e-4)  # fmt: skip
 
 
 def test_autocast_computes_in_its_precision_and_weights_get_gradients_in_theirs():
-    layers = [layer_of(GroupedBackend), layer_of(partial(TritonBackend, 16))]
+    layers = [layer_of(GroupedBackend), layer_of(partial(Fused, 16))]
     with torch.autocast(DEVICE, torch.bfloat16):
         expected, found = (step(layer) for layer in layers)
     assert found[0].dtype == torch.bfloat16
@@ -208,7 +201,7 @@ def test_autocast_computes_in_its_precision_and_weights_get_gradients_in_theirs(
 
 
 def test_recomputation_and_a_second_run_give_the_same_bits():
-    layer = layer_of(partial(TritonBackend, 16))
+    layer = layer_of(partial(Fused, 16))
     first, second = step(layer), step(layer)
     again = step(layer, lambda *given: checkpoint(layer, *given, use_reentrant=False))
     for one, two, three in zip(first, second, again, strict=True):
@@ -218,7 +211,7 @@ def test_recomputation_and_a_second_run_give_the_same_bits():
 
 def test_without_gradients_nothing_is_kept_and_the_answer_is_the_same():
     experts, plan, token = experts_of("swiglu"), fixed_plan(), tokens()
-    experts.backend = TritonBackend(16)
+    experts.backend = Fused(16)
     answer = experts(token, plan)
     with torch.no_grad():
         assert torch.equal(experts(token, plan), answer)
@@ -245,14 +238,14 @@ def test_half_of_what_a_grouped_layer_keeps_is_kept():
     torch.manual_seed(8)
     experts = GeluExperts(EXPERTS, 32, hidden=64, bias=False).to(DEVICE)  # no padded columns
     token, plan = torch.randn(TOKENS, 32, device=DEVICE), fixed_plan()
-    grouped, fused = (kept(experts, b(16), plan, token) for b in (GroupedBackend, TritonBackend))
+    grouped, fused = (kept(experts, b(16), plan, token) for b in (GroupedBackend, Fused))
     assert 0 < fused < 0.5 * grouped
 
 
 def test_operations_are_counted_as_those_of_the_grouped_backend():
     experts, plan, totals = SwiGLUExperts(EXPERTS, 32, hidden=64).to(DEVICE), fixed_plan(), []
     token = torch.randn(TOKENS, 32, device=DEVICE, requires_grad=True)
-    for backend in (GroupedBackend(16), TritonBackend(16)):
+    for backend in (GroupedBackend(16), Fused(16)):
         experts.backend = backend
         with Flops() as flops:
             experts(token, plan).sum().backward()
@@ -260,47 +253,10 @@ def test_operations_are_counted_as_those_of_the_grouped_backend():
     assert totals[1] == totals[0] > 0
 
 
-@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=gpu)])
+@pytest.mark.parametrize("compiler", ["aot_eager", COMPILED])
 def test_a_layer_compiles_as_one_graph_with_the_same_numbers(compiler):
-    layer = layer_of(partial(TritonBackend, 16))
+    layer = layer_of(partial(Fused, 16))
     expected = step(layer)
     torch.compiler.reset()
     found = step(layer, torch.compile(layer, fullgraph=True, backend=compiler))
     assert_all_close(found, expected, atol=2e-5, rtol=1e-4)
-
-
-@gpu
-def test_after_the_tiles_were_timed_the_loop_is_still_followed():
-    torch.use_deterministic_algorithms(False)
-    triton_kernels.first_kernel.cache.clear()
-    experts, plan, token = experts_of("swiglu_bias", torch.bfloat16), fixed_plan(), tokens()
-    expected = run(experts, LoopBackend(), plan, token.bfloat16())
-    found = run(experts, TritonBackend(16), plan, token.bfloat16())
-    assert triton_kernels.first_kernel.cache
-    assert_all_close(found, expected, atol=0.03, rtol=0.05)
-
-
-@gpu
-def test_a_training_step_is_captured_in_a_cuda_graph_and_follows_new_tokens():
-    experts, plan = experts_of("gelu").requires_grad_(), fixed_plan()
-    experts.backend = TritonBackend(16)
-    token = tokens().requires_grad_()
-
-    def both():
-        answer = experts(token, plan)
-        return answer, *torch.autograd.grad(answer.square().sum(), [token, *experts.parameters()])
-
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # tuned before the capture
-        both()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = both()
-    with torch.no_grad():
-        token.copy_(torch.randn_like(token))
-        plan.expert[2:].copy_(plan.expert[2:].flip(0))
-        plan.weight[2:].copy_(plan.weight[2:].flip(0))
-    graph.replay()
-    assert_all_close([each.clone() for each in found], both())

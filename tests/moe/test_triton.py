@@ -25,18 +25,21 @@ def ran(*command: str, **environment: str) -> str:
     return done.stdout
 
 
-CASES = ("pytest", "-o", "addopts=", "-q", "-p", "no:cacheprovider", "tests/moe/fused_cases.py")
+CASES = (
+    "pytest", "-o", "addopts=", "-q", "-p", "no:cacheprovider", "tests/moe/fused_cases.py",
+    "tests/moe/triton_cases.py",
+)  # fmt: skip
 
 
 @pytest.mark.slow
 def test_interpreted_kernels_follow_the_loop():
-    assert " passed" in ran(*CASES, TRITON_INTERPRET="1")
+    assert " passed" in ran(*CASES, FUSED="triton", TRITON_INTERPRET="1")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_kernels_on_a_gpu_follow_the_loop():
-    told = ran(*CASES)
+    told = ran(*CASES, FUSED="triton")
     assert " passed" in told
     assert "skipped" not in told
 

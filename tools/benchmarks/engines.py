@@ -3,13 +3,13 @@
 import torch
 from torch import nn
 
-from mhmoe_mm.moe import Backend, GroupedBackend, LoopBackend, MHMoE, SparseMoE
+from mhmoe_mm.moe import AutoBackend, Backend, GroupedBackend, LoopBackend, MHMoE, SparseMoE
 from mhmoe_mm.moe.backend_triton import TritonBackend
 from tools.benchmarks.cases import Case
 from tools.benchmarks.peers import peer
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-DENSE, OURS, TRITON, LOOP = "dense", "ours", "triton", "loop"
+DENSE, OURS, GROUPED, TRITON, LOOP = "dense", "ours", "grouped", "triton", "loop"
 NEEDS_CUDA = f"{TRITON} is left out: it needs a CUDA device (--device cuda)"
 
 
@@ -23,6 +23,8 @@ def made(name: str, case: Case, block: int | None) -> nn.Module:
     if name == DENSE:
         return case.dense()
     if name == OURS:
+        return sparse(case, AutoBackend(block))
+    if name == GROUPED:
         return sparse(case, GroupedBackend(block))
     if name == TRITON:
         return sparse(case, TritonBackend() if block is None else TritonBackend(block))
@@ -31,7 +33,7 @@ def made(name: str, case: Case, block: int | None) -> nn.Module:
 
 def ours(device: str) -> list[str]:
     """Our own engines, the loop left out, that such a device carries out."""
-    return [OURS, TRITON] if device.startswith("cuda") else [OURS]
+    return [OURS, TRITON] if device.startswith("cuda") else [OURS, GROUPED]
 
 
 def sparse(case: Case, backend: Backend) -> nn.Module:

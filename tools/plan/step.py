@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from mhmoe_mm.models.beit3 import BEiT3
 from mhmoe_mm.models.decoder import Decoder
 from mhmoe_mm.models.image_targets import NormalizedPixels
+from mhmoe_mm.moe import AutoBackend, Experts
 from mhmoe_mm.parallel.sharding import Meshes, Sharding, meshes_of, shard
 from mhmoe_mm.tasks.base import Task
 from mhmoe_mm.tasks.language_modeling import LanguageModeling
@@ -49,7 +50,12 @@ def task_of(setting: Setting, device: str = "meta") -> Task:
 
 
 def spread(task: Task, setting: Setting, meshes: Meshes | None) -> None:
-    """Shard the task over all ranks, in place; nothing where there is one."""
+    """Shard the task over all ranks, in place; nothing where there is one. Experts are carried out
+    as on a GPU.
+    """
+    for module in task.modules():
+        if isinstance(module, Experts) and isinstance(module.backend, AutoBackend):
+            module.backend = module.backend.grouped
     if meshes is None:
         return
     gather = torch.bfloat16 if setting.mixed else None
