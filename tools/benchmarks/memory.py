@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from mhmoe_mm.moe import GroupedBackend
+from mhmoe_mm.moe import AutoBackend, native_ops
 from tools.benchmarks.cases import Case
 from tools.benchmarks.engines import DTYPES, NEEDS_CUDA, OURS, TRITON, made, ours
 from tools.benchmarks.options import parsed, parser_of
@@ -28,21 +28,30 @@ from tools.plan.ledger import Ledger
 
 
 def expected(case: Case, dtype: torch.dtype, device: str, block: int | None) -> int:
-    """What our layer takes at most, in bytes: the formula of `docs/performance.md`.
-
-    The largest moment is the backward of one of the experts' two products. In that of the second
-    there are the rows that it read and answered, what is before and after the activation, and the
-    gradient of that; in that of the first the gradients of both matrices.
-    """
-    shape, block = case.shape, GroupedBackend(block).block_of(dtype, torch.device(device))
+    """What our layer takes at most, in bytes: the formula of `docs/performance.md`."""
+    shape = case.shape
+    native = device == "cpu" and not native_ops.unfit(dtype)
+    backend = AutoBackend(block)
+    block = (
+        backend.native.block if native else backend.grouped.block_of(dtype, torch.device(device))
+    )
     rows = (-(-(case.rows + shape.num_experts * (block - 1)) // block) + 1) * block
     matrix = shape.num_experts * shape.width * shape.hidden
-    second = rows * (2 * shape.width + 3 * shape.hidden) + matrix
-    first = rows * (2 * shape.width + shape.hidden) + 2 * matrix
+    if native:
+        # What rows read and their gradients, in two layouts; what is before the activation and its
+        # gradient; the gradients of both matrices.
+        experts = rows * (3 * shape.width + 2 * shape.hidden) + 2 * matrix
+    else:
+        # The largest moment is the backward of one of the experts' two products. In that of the
+        # second there are the rows that it read and answered, what is before and after the
+        # activation, and the gradient of that; in that of the first the gradients of both matrices.
+        second = rows * (2 * shape.width + 3 * shape.hidden) + matrix
+        first = rows * (2 * shape.width + shape.hidden) + 2 * matrix
+        experts = max(first, second)
     tokens = case.tokens * shape.dim * (4 if shape.num_heads > 1 else 2)
     scores = 3 * case.tokens * shape.num_heads * shape.num_experts  # in float32
     indices = 4 * case.rows + 3 * rows  # of 8 bytes
-    return (max(first, second) + tokens) * dtype.itemsize + 4 * scores + 8 * indices
+    return (experts + tokens) * dtype.itemsize + 4 * scores + 8 * indices
 
 
 def peak(layer: nn.Module, case: Case, dtype: torch.dtype, device: str) -> int:
