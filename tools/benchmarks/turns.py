@@ -1,5 +1,6 @@
 """Engines that do the same work, timed in turns so that all see the same machine."""
 
+import ctypes
 import gc
 import json
 import statistics
@@ -64,8 +65,18 @@ def in_turns(makers: Mapping[str, Callable[[], Run]], repeats: int) -> dict[str,
         for name, run in runs.items():
             if name not in slow or turn < FEW:
                 seconds[name].append(run())
-    gc.collect()
+    runs.clear()
+    _give_back()
     return {name: found.get(name) or _figure(seconds[name]) for name in makers}
+
+
+def _give_back() -> None:
+    """Free what is not needed any more, and what `KeepFreedMemory` kept: the next case begins anew,
+    and peers need much.
+    """
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def _figure(seconds: list[float]) -> Figure:
