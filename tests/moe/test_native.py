@@ -212,7 +212,8 @@ def test_without_a_compiler_it_says_so_and_the_usual_backend_warns_once(fresh, m
     with pytest.raises(ValueError, match=r"there is no C\+\+ compiler .*none.*install g\+\+.*CXX"):
         layer_of(GeluExperts, backend=NativeBackend)(x)
     layer = layer_of(GeluExperts)
-    with pytest.warns(UserWarning, match=r"GroupedBackend, which is slower on a CPU: .*no C\+\+ compiler"):
+    told = r"GroupedBackend, which is slower on a CPU: .*no C\+\+ compiler"
+    with pytest.warns(UserWarning, match=told):
         answer = layer(x)[0]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

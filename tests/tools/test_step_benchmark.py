@@ -125,3 +125,11 @@ def test_what_is_outside_of_a_step_and_how_much_longer_it_is():
     assert figures["outside"] == pytest.approx(0.15)
     assert figures["longer"] == pytest.approx(0.25)
     assert lines[-1] == "longer than a bare loop by +25.0% (from +0.0% to +100.0%)"
+
+
+def test_a_command_of_the_trainers_that_is_wrong_is_one_sentence(capsys):
+    command = ["--config", "conf/trainer/cpu.yaml", "--config", "conf/runs/shapes.yaml"]
+    assert trainer.main(["--", *command, "--model.nett", "3"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "has no parameter 'nett'; did you mean 'net'?" in told

@@ -26,10 +26,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mhmoe_mm.callbacks.step_clock import PARTS, StepClock
+from mhmoe_mm.command_line.failures import sentence
 from mhmoe_mm.command_line.program import build
+from mhmoe_mm.command_line.sources import Sources
 from mhmoe_mm.tasks.base import Task
 from tools import quickstart
-from tools.build_shards.errors import run_reporting
+from tools.build_shards.errors import InputError, run_reporting
 
 OUTSIDE = ("data", "other")
 """Parts of a step that are neither forward nor backward nor optimizer."""
@@ -166,7 +168,13 @@ def measure(args: argparse.Namespace) -> int:
         quickstart.prepare(args.data)
         command = quickstart.options_of("benchmark", quickstart.NETS["MH-MoE"], args.data)
     limits = ["--trainer.max_steps", str(10**6), "--trainer.limit_val_batches", "0"]
-    program = build(["fit", *command, *limits], Task)
+    try:
+        program = build(["fit", *command, *limits], Task)
+    except Exception as error:
+        line = sentence(error, Sources(command), ("mhmoe_mm", "datamodules"))
+        if line is None:
+            raise
+        raise InputError(line) from error
     loop = BareLoop(args.phases, args.steps)
     program.trainer.callbacks.append(loop)
     program.execute()

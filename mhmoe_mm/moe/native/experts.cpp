@@ -11,6 +11,8 @@
 
 #include <cstdio>
 #include <exception>
+#include <stdexcept>
+#include <vector>
 
 #include "backward.h"
 #include "forward.h"
@@ -21,13 +23,36 @@ namespace {
 
 enum Kind : int64_t { FLOAT = 0, MIXED = 1, BF16 = 2 };  // T, W: float; bf16, float; bf16
 
+// Multiplies whole numbers, whose products are exact, and compares: throws where this processor has
+// no products of these numbers, or others than a loop.
 template <typename T>
-void probe() {
-  alignas(64) T left[64] = {};
-  alignas(64) unit right[64] = {};
-  alignas(64) float out[64];
-  multiply<T>(8, 8, 8, left, 8, right, out, false);
+void probe(int64_t m, int64_t n, int64_t inner) {
+  const auto number = [](int64_t i) { return static_cast<float>(i * 7919 % 7 - 3); };
+  std::vector<T> left(m * inner), right(inner * n);
+  for (int64_t i = 0; i < m * inner; ++i) left[i] = rounded<T>(number(i));
+  for (int64_t i = 0; i < inner * n; ++i) right[i] = rounded<T>(number(i + 1));
+  std::vector<unit> packed(right.size() / PAIR<T>);
+  std::vector<float> out(m * n);
+  pack<T>(right.data(), n, inner, n, packed.data());
+  multiply<T>(m, n, inner, left.data(), inner, packed.data(), out.data(), false);
+  multiply<T>(m, n, inner, left.data(), inner, packed.data(), out.data(), true);
   release<T>();
+  for (int64_t r = 0; r < m; ++r) {
+    for (int64_t c = 0; c < n; ++c) {
+      float sum = 0;
+      for (int64_t k = 0; k < inner; ++k) sum += widened(left[r * inner + k]) * widened(right[k * n + c]);
+      if (out[r * n + c] != 2 * sum) throw std::runtime_error("its products are wrong");
+    }
+  }
+}
+
+template <typename T>
+void probe_all() {
+  for (const int64_t m : {8, 40}) {
+    for (const int64_t n : {8, 34, 96}) {
+      for (const int64_t inner : {2, 8, 32, 72}) probe<T>(m, n, inner);
+    }
+  }
 }
 
 template <typename T, typename W>
@@ -66,9 +91,9 @@ int guarded(char* error, int64_t room, const F& call) {
 
 extern "C" {
 
-// Whether this processor has products of these numbers.
+// Whether this processor has products of these numbers, and right ones.
 int experts_check(int64_t kind, char* error, int64_t room) {
-  return guarded(error, room, [&] { kind == FLOAT ? probe<float>() : probe<bf16>(); });
+  return guarded(error, room, [&] { kind == FLOAT ? probe_all<float>() : probe_all<bf16>(); });
 }
 
 int experts_forward(
