@@ -49,14 +49,15 @@ def library() -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(file))
     except OSError as error:
-        raise NotBuilt(f"the compiled library cannot be loaded: {error}") from error
+        raise NotBuilt(
+            f"the compiled library cannot be loaded: {error}; remove {file}, and it is made again"
+        ) from error
 
 
 def _folder() -> Path:
-    cache_root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return (
-        Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cache_root / "torch_extensions") / "mhmoe_mm"
-    )
+    cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or f"{cache_home}/torch_extensions"
+    return Path(root).expanduser() / "mhmoe_mm"
 
 
 def _key(compiler: str) -> str:
