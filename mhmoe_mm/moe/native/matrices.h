@@ -129,10 +129,10 @@ inline void transpose(
   }
 }
 
-// Packs the transpose of [columns inner], whose rows are `step` numbers apart.
-// `lines` is room for LINES * inner numbers.
 constexpr int64_t LINES = 16;
 
+// Packs the transpose of [columns inner], whose rows are `step` numbers apart. `lines` is room for
+// LINES * inner numbers.
 template <typename T, typename W>
 inline void pack_transposed(
     const W* matrix, int64_t step, int64_t inner, int64_t columns, unit* out, T* lines) {
