@@ -94,9 +94,9 @@ void backward_inner(
     Sum sum_in{scratch.take<float>(width * part), width, part};
     Sum sum_gate{scratch.take<float>(gated ? width * part : 0), width, part};
     Sum sum_out{scratch.take<float>(part * width), part, width};
-    float* bias_in = scratch.take<float>(2 * part + width);
-    float *bias_gate = bias_in + part, *bias_out = bias_gate + part;
-    std::fill_n(bias_in, 2 * part + width, 0.0f);
+    double* bias_in = scratch.take<double>(2 * part + width);
+    double *bias_gate = bias_in + part, *bias_out = bias_gate + part;
+    std::fill_n(bias_in, 2 * part + width, 0.0);
 
     const int64_t end = pieces.first[expert + 1];
     for (int64_t p = pieces.first[expert]; p < end; ++p) {

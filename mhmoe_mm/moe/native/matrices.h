@@ -156,9 +156,9 @@ inline void pack_transposed(
   }
 }
 
-// sums += the rows of a packed matrix
+// sums += the rows of a packed matrix; in double, for rows are many and may cancel
 template <typename T>
-inline void add_rows(const unit* packed, int64_t rows, int64_t columns, float* sums) {
+inline void add_rows(const unit* packed, int64_t rows, int64_t columns, double* sums) {
   for (int64_t r = 0; r < rows; r += PAIR<T>, packed += columns) {
     for (int64_t c = 0; c < columns; ++c) {
       if constexpr (PAIR<T> == 1) {

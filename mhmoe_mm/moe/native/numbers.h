@@ -46,9 +46,9 @@ T converted(From value) {
   }
 }
 
-template <typename T>
-void round_all(const float* __restrict from, int64_t count, T* __restrict to) {
-  for (int64_t c = 0; c < count; ++c) to[c] = rounded<T>(from[c]);
+template <typename T, typename From>
+void round_all(const From* __restrict from, int64_t count, T* __restrict to) {
+  for (int64_t c = 0; c < count; ++c) to[c] = rounded<T>(static_cast<float>(from[c]));
 }
 
 // to = from + bias, of which there may be none
