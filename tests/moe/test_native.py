@@ -240,7 +240,9 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(fresh, monkeypatch):
 def test_what_cannot_be_loaded_is_an_error_that_names_the_file(fresh, monkeypatch):
     script = "pathlib.Path(sys.argv[sys.argv.index('-o') + 1]).write_text('no library')"
     monkeypatch.setenv("CXX", compiler(fresh, f"if '-o' in sys.argv: {script}"))
-    with pytest.raises(native_build.NotBuilt, match=r"cannot be loaded: .*; remove .*kept.*\.so, and"):
+    with pytest.raises(
+        native_build.NotBuilt, match=r"cannot be loaded: .*; remove .*kept.*\.so, and"
+    ):
         native_build.library()
 
 
