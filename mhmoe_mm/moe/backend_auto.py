@@ -4,16 +4,13 @@ import warnings
 from functools import cache
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from mhmoe_mm.moe.backend_native import NativeBackend
+from mhmoe_mm.moe.backend_native import BLOCK, NativeBackend
 from mhmoe_mm.moe.backends import Backend, Form, GroupedBackend
 from mhmoe_mm.moe.native_ops import NOT_BUILT
-from mhmoe_mm.moe.routing import Plan
 
 
-class AutoBackend(Backend):
+class AutoBackend(NativeBackend):
     """`NativeBackend` for what it can compute, `GroupedBackend` for the rest.
 
     Where the former can do nothing only because its library could not be compiled, a warning says
@@ -24,19 +21,13 @@ class AutoBackend(Backend):
     """
 
     def __init__(self, block: int | None = None):
-        self.native = NativeBackend() if block is None else NativeBackend(block)
-        self.grouped = GroupedBackend(block)
+        super().__init__(BLOCK if block is None else block)
+        self.grouped = self.fallback = GroupedBackend(block)
 
-    def __call__(
-        self, token: Float[Tensor, "n width"], plan: Plan, num_experts: int, form: Form
-    ) -> Float[Tensor, "n width"]:
-        net = form.feed_forward()
-        reason = self.native.unfit(token, net)
-        if not reason and net is not None:
-            return self.native.compute(token, plan, num_experts, net)
+    def other(self, reason: str, form: Form) -> Backend:
         if reason.startswith(NOT_BUILT) and not torch.compiler.is_compiling():
             _warn(reason)
-        return self.grouped(token, plan, num_experts, form)
+        return self.grouped
 
 
 @cache

@@ -8,12 +8,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mhmoe_mm.moe import native_ops
-from mhmoe_mm.moe.backends import Backend, FeedForward, Form, GroupedBackend
+from mhmoe_mm.moe.backends import FeedForward, FusedBackend, GroupedBackend
 from mhmoe_mm.moe.dispatch import Layout
 from mhmoe_mm.moe.routing import Plan
 
+BLOCK = 8
+"""Rows to whose multiple a block is padded, unless told otherwise."""
 
-class NativeBackend(Backend):
+
+class NativeBackend(FusedBackend):
     """Rows sorted by expert as in `GroupedBackend`; gathers, biases, activation and all their
     derivatives between the products, in a core's cache.
 
@@ -26,31 +29,13 @@ class NativeBackend(Backend):
         fallback: take `GroupedBackend` for what it cannot compute.
     """
 
-    def __init__(self, block: int = 8, fallback: bool = False):
+    def __init__(self, block: int = BLOCK, fallback: bool = False):
         if block < 2 or block % 2:
             raise ValueError(f"block is an even number of rows for NativeBackend, got {block}.")
+        super().__init__(GroupedBackend() if fallback else None)
         self.block = block
-        self.fallback = GroupedBackend() if fallback else None
 
-    def __call__(
-        self, token: Float[Tensor, "n width"], plan: Plan, num_experts: int, form: Form
-    ) -> Float[Tensor, "n width"]:
-        net = form.feed_forward()
-        reason = self.unfit(token, net)
-        if reason and self.fallback is not None:
-            return self.fallback(token, plan, num_experts, form)
-        if reason:
-            raise ValueError(
-                f"NativeBackend cannot compute these experts: {reason}. Use GroupedBackend, or "
-                "NativeBackend with fallback=True, which then does."
-            )
-        assert net is not None
-        return self.compute(token, plan, num_experts, net)
-
-    def unfit(self, token: Tensor, net: FeedForward | None) -> str:
-        """Why it cannot compute them; empty if it can."""
-        if net is None:
-            return "they are more than two products and an activation (a sub-norm, a quantization)"
+    def unfit(self, token: Tensor) -> str:
         if token.device.type != "cpu":
             return f"it computes on a CPU, and the tokens are on {token.device.type}"
         if token.dtype not in (torch.float32, torch.bfloat16):
@@ -60,7 +45,6 @@ class NativeBackend(Backend):
     def compute(
         self, token: Float[Tensor, "n width"], plan: Plan, num_experts: int, net: FeedForward
     ) -> Float[Tensor, "n width"]:
-        """The same for experts that are not unfit."""
         if (token.dtype, net.w_in.dtype) not in native_ops.KINDS:
             net = net.to(token.dtype)
         layout = Layout.of(plan, token.shape[0], num_experts, self.block)

@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mhmoe_mm.moe.backends import Backend, FeedForward, Form, GroupedBackend
+from mhmoe_mm.moe.backends import FeedForward, FusedBackend, GroupedBackend
 from mhmoe_mm.moe.dispatch import Layout
 from mhmoe_mm.moe.routing import Plan
 
 PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class TritonBackend(Backend):
+class TritonBackend(FusedBackend):
     """Rows sorted by expert as in `GroupedBackend`, gathers and activations inside the products.
 
     For `GeluExperts` and `SwiGLUExperts` without sub-norm and quantization, on a CUDA device. What
@@ -33,8 +33,8 @@ class TritonBackend(Backend):
     def __init__(self, block: int = 64, fallback: bool = False):
         if block not in (16, 32, 64, 128):
             raise ValueError(f"block is 16, 32, 64 or 128 rows for TritonBackend, got {block}.")
+        super().__init__(GroupedBackend() if fallback else None)
         self.block = block
-        self.fallback = GroupedBackend() if fallback else None
         self.devices = ("cuda",)
         """Where it runs; a planner, whose tensors have no content, adds others."""
         self._fused = None
@@ -44,31 +44,18 @@ class TritonBackend(Backend):
             self._fused = triton_ops.feed_forward
             self.devices += ("cpu",) * triton_tuning.INTERPRETED
 
-    def __call__(
-        self, token: Float[Tensor, "n width"], plan: Plan, num_experts: int, form: Form
-    ) -> Float[Tensor, "n width"]:
-        net = form.feed_forward()
-        reason = self._unfit(token, net)
-        if reason and self.fallback is not None:
-            return self.fallback(token, plan, num_experts, form)
-        if reason:
-            raise ValueError(
-                f"TritonBackend cannot compute these experts: {reason}. Use GroupedBackend, or "
-                "TritonBackend with fallback=True, which then does."
-            )
-        assert net is not None
-        assert self._fused is not None
-        layout = Layout.of(plan, token.shape[0], num_experts, self.block)
-        return self._fused(token, net.to(token.dtype), layout, self.block)
-
-    def _unfit(self, token: Tensor, net: FeedForward | None) -> str:
-        """Why it cannot; empty if it can."""
+    def unfit(self, token: Tensor) -> str:
         if self._fused is None:
             return "Triton is not installed"
-        if net is None:
-            return "they are more than two products and an activation (a sub-norm, a quantization)"
         if token.device.type not in self.devices:
             return f"it needs a CUDA device, and the tokens are on {token.device.type}"
         if token.dtype not in PRECISIONS:
             return f"it knows float32, bfloat16 and float16, and the tokens are {token.dtype}"
         return ""
+
+    def compute(
+        self, token: Float[Tensor, "n width"], plan: Plan, num_experts: int, net: FeedForward
+    ) -> Float[Tensor, "n width"]:
+        assert self._fused is not None
+        layout = Layout.of(plan, token.shape[0], num_experts, self.block)
+        return self._fused(token, net.to(token.dtype), layout, self.block)

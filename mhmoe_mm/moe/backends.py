@@ -8,7 +8,8 @@ and a `Rows` that can multiply every row with its own expert's matrix:
     EveryBackend     every row through every expert: many times the work, in plain operations whose
                      sizes are known beforehand, so that a network can be exported with it
 
-`backend_triton.TritonBackend` knows the usual forms, as `FeedForward`, and fuses what they do.
+A `FusedBackend` knows the usual forms, as `FeedForward`, and fuses what they do:
+`backend_native.NativeBackend` and `backend_triton.TritonBackend`.
 """
 
 from abc import ABC, abstractmethod
@@ -56,8 +57,15 @@ class FeedForward(NamedTuple):
 
     def to(self, dtype: torch.dtype) -> "FeedForward":
         """The same in another precision."""
-        cast: Any = [None if each is None else each.to(dtype) for each in self]
-        return FeedForward(*cast)
+        return self._each(lambda weight: weight.to(dtype))
+
+    def contiguous(self) -> "FeedForward":
+        """The same without gaps in memory."""
+        return self._each(Tensor.contiguous)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "FeedForward":
+        changed: Any = [None if weight is None else change(weight) for weight in self]
+        return FeedForward(*changed)
 
 
 class Form(NamedTuple):
@@ -177,6 +185,62 @@ class GroupedBackend(Backend):
         row = dispatch(token, layout)
         answer = form.of_rows(row, _Grouped(layout.end, layout.expert))
         return combine(answer, layout)
+
+
+class FusedBackend(Backend):
+    """Computes experts that are a `FeedForward` in few pieces; others are an error that says why.
+    Abstract.
+
+    Args:
+        fallback: takes what cannot be fused instead.
+    """
+
+    def __init__(self, fallback: Backend | None):
+        self.fallback = fallback
+
+    def __call__(
+        self, token: Float[Tensor, "n width"], plan: Plan, num_experts: int, form: Form
+    ) -> Float[Tensor, "n width"]:
+        reason = self.unfit(token)
+        net = None if reason else form.feed_forward()
+        if net is not None:
+            return self.compute(token, plan, num_experts, net)
+        return self.other(reason, form)(token, plan, num_experts, form)
+
+    @abstractmethod
+    def unfit(self, token: Tensor) -> str:
+        """Why it cannot compute such tokens here; empty if it can."""
+
+    @abstractmethod
+    def compute(
+        self, token: Float[Tensor, "n width"], plan: Plan, num_experts: int, net: FeedForward
+    ) -> Float[Tensor, "n width"]:
+        """The same as a call, for tokens that are not unfit."""
+
+    def other(self, reason: str, form: Form) -> Backend:
+        """What computes these experts instead, for this reason, or because they are none that can
+        be fused.
+
+        Raises:
+            ValueError: nothing does.
+        """
+        if self.fallback is not None:
+            return self.fallback
+        if form.feed_forward() is None:
+            reason = (
+                "they are more than two products and an activation (a sub-norm, a quantization)"
+            )
+        name = type(self).__name__
+        raise ValueError(
+            f"{name} cannot compute these experts: {reason}. Use GroupedBackend, or {name} with "
+            "fallback=True, which then does."
+        )
+
+
+def differentiated(*tensors: Tensor | None) -> bool:
+    """Whether a backward may follow, for which something is to be kept."""
+    wanted = any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    return torch.is_grad_enabled() and wanted
 
 
 class _Grouped(Rows):

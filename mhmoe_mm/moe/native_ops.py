@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from mhmoe_mm.moe.backends import FeedForward
+from mhmoe_mm.moe.backends import FeedForward, differentiated
 from mhmoe_mm.moe.dispatch import Layout
 from mhmoe_mm.moe.native_build import NotBuilt, library
 
@@ -43,12 +43,10 @@ def feed_forward(
         net: the experts' weights, all in float32 or all in the precision of the tokens.
         layout: a plan laid out in blocks of an even number of rows.
     """
-    weights = [None if each is None else each.contiguous() for each in net]
-    differ = any(each is not None and each.requires_grad for each in (token, layout.weight, *net))
-    keep = torch.is_grad_enabled() and differ
+    keep = differentiated(token, layout.weight, *net)
     result = _FeedForward.apply(
         token.contiguous(), layout.weight.float(), layout.slot, layout.token, layout.start,
-        layout.end, layout.source.shape[0], keep, *weights,
+        layout.end, layout.source.shape[0], keep, *net.contiguous(),
     )  # fmt: skip
     assert isinstance(result, Tensor)
     return result

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mhmoe_mm.moe import triton_kernels as kernels
-from mhmoe_mm.moe.backends import FeedForward
+from mhmoe_mm.moe.backends import FeedForward, differentiated
 from mhmoe_mm.moe.dispatch import Layout
 
 _operator = partial(torch.library.custom_op, mutates_args=())
@@ -46,12 +46,10 @@ def feed_forward(
     slot, rows = layout.slot, layout.source.shape[0]
     taken = torch.zeros(rows, dtype=torch.bool, device=slot.device).index_fill(0, slot, True)
     source = torch.where(taken, layout.source, -1)
-    weights = [None if each is None else each.contiguous() for each in net]
-    differ = any(each is not None and each.requires_grad for each in (token, layout.weight, *net))
-    keep = torch.is_grad_enabled() and differ
+    keep = differentiated(token, layout.weight, *net)
     result = _FeedForward.apply(
         token.contiguous(), layout.weight, source, layout.expert, slot, layout.start, layout.end,
-        block, keep, *weights,
+        block, keep, *net.contiguous(),
     )  # fmt: skip
     assert isinstance(result, Tensor)
     return result

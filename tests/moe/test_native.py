@@ -173,7 +173,7 @@ def test_other_precisions_and_devices_are_refused():
     layer, x = layer_of(GeluExperts, backend=NativeBackend), torch.randn(2, 5, 24)
     with pytest.raises(ValueError, match=r"knows float32 and bfloat16, .* torch.float16"):
         layer.half()(x.half())
-    reason = NativeBackend().unfit(x.to("meta"), layer.moe.experts.feed_forward())
+    reason = NativeBackend().unfit(x.to("meta"))
     assert reason == "it computes on a CPU, and the tokens are on meta"
 
 

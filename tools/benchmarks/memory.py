@@ -32,9 +32,8 @@ def expected(case: Case, dtype: torch.dtype, device: str, block: int | None) -> 
     shape = case.shape
     native = device == "cpu" and not native_ops.unfit(dtype)
     backend = AutoBackend(block)
-    block = (
-        backend.native.block if native else backend.grouped.block_of(dtype, torch.device(device))
-    )
+    of_grouped = backend.grouped.block_of(dtype, torch.device(device))
+    block = backend.block if native else of_grouped
     rows = (-(-(case.rows + shape.num_experts * (block - 1)) // block) + 1) * block
     matrix = shape.num_experts * shape.width * shape.hidden
     if native:
