@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mhmoe_mm.moe import native_ops
-from mhmoe_mm.moe.backends import FeedForward, FusedBackend, GroupedBackend
+from mhmoe_mm.moe.backend_fused import FusedBackend
+from mhmoe_mm.moe.backends import FeedForward, GroupedBackend
 from mhmoe_mm.moe.dispatch import Layout
 from mhmoe_mm.moe.routing import Plan
 

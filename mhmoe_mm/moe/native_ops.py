@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from mhmoe_mm.moe.backends import FeedForward, differentiated
+from mhmoe_mm.moe.backend_fused import differentiated
+from mhmoe_mm.moe.backends import FeedForward
 from mhmoe_mm.moe.dispatch import Layout
 from mhmoe_mm.moe.native_build import NotBuilt, library
 

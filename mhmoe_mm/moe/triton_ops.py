@@ -27,7 +27,8 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mhmoe_mm.moe import triton_kernels as kernels
-from mhmoe_mm.moe.backends import FeedForward, differentiated
+from mhmoe_mm.moe.backend_fused import differentiated
+from mhmoe_mm.moe.backends import FeedForward
 from mhmoe_mm.moe.dispatch import Layout
 
 _operator = partial(torch.library.custom_op, mutates_args=())
